@@ -1,0 +1,1 @@
+"""Declared comparisons of continual-learning methods: studies in, records and reports out."""

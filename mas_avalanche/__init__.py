@@ -1,0 +1,1 @@
+"""Memory Aware Synapses for Avalanche."""
