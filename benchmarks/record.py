@@ -1,0 +1,200 @@
+"""The immutable result of one run, as one JSON object.
+
+A record carries all that is needed to read it alone: the resolved configuration, the accuracy
+matrix, times, memory, versions, and what happened if the run did not finish. Everything downstream
+(selection, tables, figures, trackers) is made from records.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.schema import from_table
+
+__all__ = ["FORMAT", "Record", "RecordError", "read_lines", "write_lines"]
+
+FORMAT = 1
+"""Version of the record's layout; it is raised when the meaning of a field changes."""
+
+Matrix = tuple[tuple[float, ...], ...]
+
+
+class RecordError(ValueError):
+    """A text that is not a record of this format; the message says where and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One training and its outcome.
+
+    Attributes:
+        format: Version of this layout.
+        id: 16 hexadecimal digits: hash of ``config`` and ``code_version``.
+        study: Name of the study.
+        part: Name of the study's part.
+        method: Name of the method.
+        strength: The method's tuned number, None where there is nothing to tune.
+        seed: Seed of the stream, the initialisation, the data order and the augmentation.
+        role: Whether the run serves the choice of a strength or is reported.
+        config: The whole resolved configuration, all defaults written out.
+        status: "finished"; "diverged" when loss or weights left the finite numbers; "failed".
+        error: What happened: ``type``, ``message``, ``traceback``; None for a finished run.
+        stream: ``scenario``, ``description``, ``stand_in_for``, ``num_classes``, ``num_train``,
+            ``num_test``, ``input_shape``.
+        task_names: One name a task, in the order of training.
+        accuracy: For "test" and "validation" the matrix ``R[i][j]`` in 0..1: accuracy on task j
+            after training task i, for all j. A joint run has one row; a run that did not finish
+            has the rows it reached.
+        initial_accuracy: For "test" the accuracy on each task before any training.
+        seconds: ``total``, and by task ``training``, ``consolidation``, ``evaluation``.
+        peak_memory_bytes: Greatest resident memory of the process during the run; of the
+            accelerator where one is used.
+        parameters: ``trainable``, and ``stored_extra``: numbers that the method keeps beside the
+            model, counted at the end.
+        importance: Optional summary by task and layer, of methods that weigh parameters.
+        history: Optional rows ``task``, ``epoch``, ``task_loss``, ``penalty``.
+        versions: Versions of Python and of the packages that compute.
+        code_version: Hash of the sources that can change results.
+        commit: Revision of the checkout, with "-dirty" where files differ from it.
+        device: Where tensors lived.
+        processor: Name of the processor or accelerator.
+        threads: Threads of the run.
+        started: Start as ISO 8601 in UTC.
+    """
+
+    format: int = FORMAT
+    id: str
+    study: str
+    part: str
+    method: str
+    strength: float | None
+    seed: int
+    role: Literal["selection", "evaluation"]
+    config: Mapping[str, Any]
+    status: Literal["finished", "failed", "diverged"]
+    error: Mapping[str, str] | None = None
+    stream: Mapping[str, Any] = field(default_factory=dict)
+    task_names: tuple[str, ...] = ()
+    accuracy: Mapping[str, Matrix] = field(default_factory=dict)
+    initial_accuracy: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    seconds: Mapping[str, Any] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    importance: Mapping[str, Any] | None = None
+    history: tuple[Mapping[str, Any], ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    code_version: str
+    commit: str | None = None
+    device: str = "cpu"
+    processor: str = ""
+    threads: int = 1
+    started: str = ""
+
+    def to_json(self) -> str:
+        """Write the record as one line of JSON with sorted keys.
+
+        Raises:
+            ValueError: If a number in the record is not finite.
+        """
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "the text") -> "Record":
+        """Read a record and check it against the layout.
+
+        Args:
+            text: One JSON object.
+            where: Name of the place it came from, for messages.
+
+        Returns:
+            The record; lists have become tuples.
+
+        Raises:
+            RecordError: If the text is cut off, is not JSON, has another format, or does not fit
+                the layout.
+        """
+        try:
+            table = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise RecordError(
+                f"Expected {where} to hold one whole JSON record, got text that is cut off or "
+                f"damaged ({error}). Delete it and run the study again."
+            ) from error
+        if not isinstance(table, dict):
+            raise RecordError(f"Expected {where} to hold one JSON object, got {table!r:.60}.")
+        _check_format(table.get("format"), where)
+        try:
+            record = from_table(cls, table, where)
+            _check_matrices(record)
+        except ValueError as error:
+            raise RecordError(str(error)) from error
+        return record
+
+
+def read_lines(path: Path) -> list[Record]:
+    """Read a file that holds one record a line.
+
+    Raises:
+        RecordError: If a line is no record; the message names file and line.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [
+        Record.from_json(line, f"line {number} of {path}")
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+
+
+def write_lines(records: Sequence[Record]) -> str:
+    """Join records to a text of one a line, in an order that does not depend on time.
+
+    Returns:
+        The lines, sorted by part, method, strength, role and seed.
+    """
+    ordered = sorted(
+        records,
+        key=lambda r: (r.part, r.method, r.strength or 0.0, r.role, r.seed, r.id),
+    )
+    return "".join(f"{record.to_json()}\n" for record in ordered)
+
+
+def _refuse_constant(word: str) -> Any:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _check_format(found: Any, where: str) -> None:
+    if found == FORMAT:
+        return
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise RecordError(
+            f"Expected {where} to have `format` {FORMAT}, got {found!r:.60}: it is no record."
+        )
+    if found < FORMAT:
+        raise RecordError(
+            f"Expected {where} to have `format` {FORMAT}, got the older format {found}. "
+            "Run the study again into a new store, or read it with the version that wrote it."
+        )
+    raise RecordError(
+        f"Expected {where} to have `format` {FORMAT}, got the newer format {found}. "
+        "Update this checkout to the version that wrote it."
+    )
+
+
+def _check_matrices(record: Record) -> None:
+    num_tasks = len(record.task_names)
+    for split, matrix in record.accuracy.items():
+        for row in matrix:
+            _check_row(row, num_tasks, f"`accuracy` on {split} of record {record.id}")
+    for split, row in record.initial_accuracy.items():
+        _check_row(row, num_tasks, f"`initial_accuracy` on {split} of record {record.id}")
+
+
+def _check_row(row: tuple[float, ...], num_tasks: int, what: str) -> None:
+    if len(row) != num_tasks:
+        raise ValueError(f"Expected {what} to have {num_tasks} columns, got {len(row)}.")
+    if not all(math.isfinite(value) and 0.0 <= value <= 1.0 for value in row):
+        raise ValueError(f"Expected {what} to lie between 0 and 1, got {row!r:.80}.")

@@ -1,0 +1,407 @@
+"""Studies: declared comparisons, read from TOML files.
+
+Everything that can change a number is declared before anything runs: streams, models, training,
+methods, the strengths that are tried, the seeds on which they are chosen, and the seeds that are
+reported. A file with a mistake is refused in one sentence that names the place.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import pkgutil
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.schema import check_known, from_table, suggest
+
+__all__ = [
+    "Part",
+    "RunConfig",
+    "Seeds",
+    "Selection",
+    "Study",
+    "Training",
+    "available",
+    "load",
+    "parse",
+]
+
+FOLDER = Path(__file__).parent / "studies"
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Seeds of a study; the two lists share none.
+
+    Attributes:
+        evaluation: Seeds that are reported.
+        tuning: Seeds on which strengths are chosen; they are not reported.
+    """
+
+    evaluation: tuple[int, ...]
+    tuning: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How the strength of a method is chosen.
+
+    Attributes:
+        procedure: "grid": the strength with the best final average accuracy on validation data,
+            averaged over the tuning seeds; equal ones go to the smaller strength.
+    """
+
+    procedure: Literal["grid"] = "grid"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained on each task; the same for every method of a part.
+
+    Attributes:
+        optimizer: "sgd", "adam" or "adamw". Its state starts afresh with each task.
+        learning_rate: Step size, constant over a task and over the methods.
+        epochs: Passes over each task's training data.
+        batch_size: Samples a mini-batch.
+        momentum: Of SGD; 0 for the other optimizers.
+        weight_decay: As the optimizer defines it.
+    """
+
+    optimizer: Literal["sgd", "adam", "adamw"]
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One learning problem of a study and the methods compared on it.
+
+    Attributes:
+        name: The part's key in the study.
+        title: The part's heading in reports.
+        stream: Name of a stream in ``benchmarks.streams``.
+        model: Name of a model in ``benchmarks.models``.
+        methods: Names of methods in ``benchmarks.methods``, in the order of the report.
+        training: See :class:`Training`.
+        stream_options: Keyword arguments of the stream; defaults are written out.
+        model_options: Keyword arguments of the model; defaults are written out.
+        grid: For each tuned method its strengths; as many for every one.
+        options: For each method its other keyword arguments; defaults are written out.
+        threads: Threads of one run. Part of the configuration, as rounding depends on it.
+    """
+
+    name: str
+    title: str
+    stream: str
+    model: str
+    methods: tuple[str, ...]
+    training: Training
+    stream_options: Mapping[str, Any] = field(default_factory=dict)
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Study:
+    """A declared comparison.
+
+    Attributes:
+        name: Name of the file, without its ending.
+        title: Heading of the report.
+        question: What the study asks, in a sentence or two.
+        seeds: See :class:`Seeds`.
+        parts: Learning problems, in the order of the report.
+        selection: See :class:`Selection`.
+        commentary: Markdown that the report takes in.
+    """
+
+    name: str
+    title: str
+    question: str
+    seeds: Seeds
+    parts: tuple[Part, ...]
+    selection: Selection = Selection()
+    commentary: str = ""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The whole resolved configuration of one run: what the record's id is a hash of.
+
+    Attributes:
+        study: Name of the study.
+        part: Name of the part.
+        method: Name of the method.
+        strength: The method's tuned number, None where there is nothing to tune.
+        seed: Seed of stream, initialisation, data order and augmentation.
+        role: Whether the run serves the choice of a strength or is reported.
+        stream: Name of the stream.
+        stream_options: Its keyword arguments.
+        model: Name of the model.
+        model_options: Its keyword arguments.
+        training: See :class:`Training`.
+        method_options: The method's keyword arguments beside the strength.
+        threads: Threads of the run.
+    """
+
+    study: str
+    part: str
+    method: str
+    strength: float | None
+    seed: int
+    role: Literal["selection", "evaluation"]
+    stream: str
+    stream_options: Mapping[str, Any]
+    model: str
+    model_options: Mapping[str, Any]
+    training: Training
+    method_options: Mapping[str, Any]
+    threads: int = 1
+
+    def to_table(self) -> dict[str, Any]:
+        """Return the configuration as plain data."""
+        return dataclasses.asdict(self)
+
+    def key(self, code_version: str) -> str:
+        """Name the run's record: 16 hexadecimal digits from configuration and code.
+
+        Args:
+            code_version: Hash of the sources that can change results.
+        """
+        return table_key(self.to_table(), code_version)
+
+
+def table_key(table: Mapping[str, Any], code_version: str) -> str:
+    """Hash a configuration together with the code that it is run by.
+
+    Args:
+        table: The configuration as plain data.
+        code_version: Hash of the sources that can change results.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    text = json.dumps({"config": table, "code": code_version}, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def available() -> list[str]:
+    """Return the names of the studies that come with the checkout."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load(name_or_path: str | Path) -> Study:
+    """Read a study by its name, or from any file that ends in ``.toml``.
+
+    Raises:
+        ValueError: If there is no such study or the file has a mistake.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        check_known([str(name_or_path)], available(), "study", str(FOLDER))
+        path = FOLDER / f"{name_or_path}.toml"
+    if not path.is_file():
+        raise ValueError(f"Expected a study file at {path}, and there is none.")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"Expected {path} to be a TOML file, got a mistake: {error}.") from error
+    return parse(table, path.stem)
+
+
+def parse(table: Mapping[str, Any], name: str) -> Study:
+    """Check a study given as a table.
+
+    Args:
+        table: What the TOML file holds.
+        name: The study's name.
+
+    Returns:
+        The study, with all defaults written out.
+
+    Raises:
+        ValueError: If a key, a name, a type or a value is wrong.
+    """
+    where = f"study `{name}`"
+    _check_name(name, "study")
+    table = dict(table)
+    if "name" in table:
+        raise ValueError(f"Unknown key `name` in {where}. A study is named by its file.")
+    parts = table.get("parts", {})
+    if not isinstance(parts, Mapping) or not parts:
+        raise ValueError(f"Expected {where} to have at least one table [parts.NAME].")
+    table["parts"] = [
+        {"title": key, **part, "name": key} if isinstance(part, Mapping) else part
+        for key, part in parts.items()
+    ]
+    study = from_table(Study, {**table, "name": name}, where)
+    _check_seeds(study, where)
+    resolved = tuple(_resolve_part(part, where) for part in study.parts)
+    if not study.seeds.tuning and any(len(g) > 1 for p in resolved for g in p.grid.values()):
+        raise ValueError(
+            f"Expected `tuning` in [seeds] of {where} to name a seed, as strengths are chosen."
+        )
+    return dataclasses.replace(study, parts=resolved)
+
+
+def _check_name(name: str, what: str) -> None:
+    if not name or not all(c.isascii() and (c.isalnum() or c in "_-") for c in name):
+        raise ValueError(
+            f"Expected the {what} name to be made of letters, digits, - and _; got {name!r}."
+        )
+
+
+def _check_seeds(study: Study, where: str) -> None:
+    if not study.seeds.evaluation:
+        raise ValueError(f"Expected `evaluation` in [seeds] of {where} to name at least one seed.")
+    both = [*study.seeds.tuning, *study.seeds.evaluation]
+    twice = sorted({seed for seed in both if both.count(seed) > 1})
+    if twice:
+        raise ValueError(
+            f"Expected each seed once in [seeds] of {where}, got {twice[0]} again. "
+            "Seeds used for tuning are not reported."
+        )
+    if min(both) < 0:
+        raise ValueError(f"Expected the seeds of {where} not to be negative, got {min(both)}.")
+
+
+def _resolve_part(part: Part, study: str) -> Part:
+    where = f"[parts.{part.name}] of {study}"
+    _check_name(part.name, "part")
+    _check_training(part.training, where)
+    if part.threads < 1:
+        raise ValueError(f"Expected `threads` in {where} to be at least 1, got {part.threads}.")
+    stream_options = _with_defaults(
+        _stream_builder(part.stream, where),
+        part.stream_options,
+        f"`stream_options` in {where}",
+        ignore=("seed", "data_root"),
+    )
+    models = importlib.import_module("benchmarks.models")
+    check_known([part.model], models.names(), "model", where)
+    model_options = _with_defaults(
+        models.builder(part.model),
+        part.model_options,
+        f"`model_options` in {where}",
+        ignore=("stream",),
+    )
+    grid, options = _resolve_methods(part, where)
+    return dataclasses.replace(
+        part, stream_options=stream_options, model_options=model_options, grid=grid, options=options
+    )
+
+
+def _check_training(training: Training, where: str) -> None:
+    place = f"[training] of {where}"
+    if training.learning_rate <= 0.0:
+        raise ValueError(
+            f"Expected `learning_rate` in {place} to be positive, got {training.learning_rate}."
+        )
+    for name in ("epochs", "batch_size"):
+        if getattr(training, name) < 1:
+            raise ValueError(
+                f"Expected `{name}` in {place} to be at least 1, got {getattr(training, name)}."
+            )
+    for name in ("momentum", "weight_decay"):
+        if getattr(training, name) < 0.0:
+            raise ValueError(
+                f"Expected `{name}` in {place} not to be negative, got {getattr(training, name)}."
+            )
+    if training.momentum and training.optimizer != "sgd":
+        raise ValueError(f"Expected no `momentum` in {place}: {training.optimizer} has its own.")
+
+
+def _stream_builder(name: str, where: str) -> Callable[..., Any]:
+    package = importlib.import_module("benchmarks.streams")
+    known = [
+        module.name
+        for module in pkgutil.iter_modules(package.__path__)
+        if not module.name.startswith("_")
+    ]
+    check_known([name], known, "stream", where)
+    builder: Callable[..., Any] = importlib.import_module(f"benchmarks.streams.{name}").build
+    return builder
+
+
+def _with_defaults(
+    function: Callable[..., Any],
+    given: Mapping[str, Any],
+    where: str,
+    ignore: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in ignore
+    }
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise TypeError(f"{function} takes any keyword: {where} cannot be checked.")
+    check_known(given, parameters, "key", where)
+    defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
+    missing = [n for n in parameters if n not in defaults and n not in given]
+    if missing:
+        raise ValueError(f"Expected the key `{missing[0]}` in {where}, and it is missing.")
+    resolved: dict[str, Any] = json.loads(json.dumps({**defaults, **given}))
+    return resolved
+
+
+def _resolve_methods(
+    part: Part, where: str
+) -> tuple[dict[str, tuple[float, ...]], dict[str, dict[str, Any]]]:
+    methods = importlib.import_module("benchmarks.methods")
+    if not part.methods:
+        raise ValueError(f"Expected `methods` in {where} to name at least one method.")
+    check_known(part.methods, methods.names(), "method", f"`methods` in {where}")
+    twice = [m for i, m in enumerate(part.methods) if m in part.methods[:i]]
+    if twice:
+        raise ValueError(f"Expected each method once in `methods` of {where}, got {twice[0]}.")
+    for key, place in ((part.grid, "grid"), (part.options, "options")):
+        for method in key:
+            if method not in part.methods:
+                raise ValueError(
+                    f"Unknown method `{method}` in [{place}] of {where}. "
+                    f"{suggest(method, part.methods)}"
+                )
+    grid, options = {}, {}
+    for name in part.methods:
+        method = methods.get(name)
+        if method.strength is not None:
+            grid[name] = _check_grid(part.grid.get(name, method.default_grid), name, where)
+        elif name in part.grid:
+            raise ValueError(f"Expected no grid for `{name}` in {where}: it has nothing to tune.")
+        options[name] = _with_defaults(
+            method.plugins,
+            part.options.get(name, {}),
+            f"`{name}` in [options] of {where}",
+            ignore=("strength",),
+        )
+    sizes = {name: len(strengths) for name, strengths in grid.items()}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(
+            f"Expected as many strengths for every tuned method in {where}, got {listed}. "
+            "A method that is tried more often is not compared fairly."
+        )
+    return grid, options
+
+
+def _check_grid(strengths: tuple[float, ...], method: str, where: str) -> tuple[float, ...]:
+    place = f"the grid of `{method}` in {where}"
+    if not strengths:
+        raise ValueError(f"Expected {place} to hold at least one strength.")
+    if len(set(strengths)) < len(strengths):
+        raise ValueError(f"Expected {place} to hold each strength once, got {list(strengths)}.")
+    if min(strengths) < 0.0:
+        raise ValueError(f"Expected {place} to hold no negative strength, got {min(strengths)}.")
+    return tuple(strengths)
