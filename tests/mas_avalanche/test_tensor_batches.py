@@ -1,0 +1,210 @@
+"""Mini-batches cut from tensors are those of Avalanche's loader, bit for bit."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from avalanche.benchmarks import nc_benchmark
+from avalanche.benchmarks.utils import AvalancheDataset, as_classification_dataset
+from avalanche.benchmarks.utils.data_attribute import DataAttribute
+from avalanche.models import MTSimpleMLP, SimpleMLP
+from avalanche.training.plugins import ReplayPlugin, SupervisedPlugin
+from avalanche.training.supervised import Naive
+from torch.utils.data import Dataset, TensorDataset
+
+from mas_avalanche.tensor_batches import BatchDataset, TensorBatches, batch_source
+
+
+class FastNaive(TensorBatches, Naive):
+    pass
+
+
+class Recorder(SupervisedPlugin):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def before_forward(self, strategy, **kwargs):
+        self.seen.append([part.clone() for part in strategy.mbatch])
+
+    def before_eval_forward(self, strategy, **kwargs):
+        self.seen.append([part.clone() for part in strategy.mbatch])
+
+
+def halve(x):
+    return x.float() / 2
+
+
+def jitter(x, generator):
+    return x + torch.randint(0, 2, x.shape, generator=generator, dtype=x.dtype)
+
+
+def data(n=50, seed=0, kind=BatchDataset, **options):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 200, (n, 6), generator=generator, dtype=torch.uint8)
+    y = torch.arange(n) % 6
+    if kind is BatchDataset:
+        return BatchDataset(x, y, transform=halve, **options)
+    dataset = TensorDataset(halve(x), y)
+    dataset.targets = y.tolist()
+    return dataset
+
+
+def benchmark(kind, *, task_labels):
+    return nc_benchmark(
+        data(51, 0, kind),
+        data(29, 1, kind),
+        n_experiences=3,
+        task_labels=task_labels,
+        class_ids_from_zero_in_each_exp=task_labels,
+        seed=3,
+    )
+
+
+def train(strategy_class, kind, *, task_labels, plugins=()):
+    torch.manual_seed(5)
+    model = (
+        MTSimpleMLP(6, 8) if task_labels else SimpleMLP(num_classes=6, input_size=6, hidden_size=8)
+    )
+    recorder = Recorder()
+    strategy = strategy_class(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.01),
+        train_mb_size=4,
+        train_epochs=2,
+        eval_mb_size=5,
+        plugins=[recorder, *plugins],
+    )
+    stream = benchmark(kind, task_labels=task_labels)
+    for experience in stream.train_stream:
+        strategy.train(experience)
+        strategy.eval(stream.test_stream)
+    return recorder.seen, [p.detach().clone() for p in model.parameters()]
+
+
+def assert_same_training(ours, theirs):
+    for mine, other in zip(ours[0], theirs[0], strict=True):
+        assert [part.dtype for part in mine] == [part.dtype for part in other]
+        assert all(torch.equal(a, b) for a, b in zip(mine, other, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(ours[1], theirs[1], strict=True))
+
+
+@pytest.mark.parametrize("task_labels", [True, False])
+@pytest.mark.parametrize("kind", [BatchDataset, TensorDataset])
+def test_training_is_avalanches_to_the_bit(kind, task_labels):
+    assert_same_training(
+        train(FastNaive, kind, task_labels=task_labels),
+        train(Naive, kind, task_labels=task_labels),
+    )
+
+
+def test_replay_beside_it_is_avalanches_to_the_bit():
+    def with_replay(strategy_class):
+        return train(
+            strategy_class, BatchDataset, task_labels=False, plugins=[ReplayPlugin(mem_size=10)]
+        )
+
+    assert_same_training(with_replay(FastNaive), with_replay(Naive))
+
+
+def test_source_follows_subsets_concatenations_and_attributes():
+    left, right = data(11, 0), data(7, 1)
+    joined = AvalancheDataset([AvalancheDataset([left]), AvalancheDataset([right])])
+    labelled = joined.subset([17, 0, 12, 3, 3]).update_data_attribute(
+        "marks", DataAttribute([9, 8, 7, 6, 5], "marks", use_in_getitem=True)
+    )
+    twice = labelled.concat(labelled.subset([4, 1]))
+    source = batch_source(twice)
+    for i in range(len(twice)):
+        x, y, mark = source.__getitems__([i])
+        theirs = twice[i]
+        assert torch.equal(x[0], theirs[0])
+        assert (int(y), int(mark)) == (theirs[1], theirs[2])
+    assert source.__getitems__([6, 0, 2])[2].tolist() == [8, 9, 7]
+
+
+def test_own_generator_fixes_order_and_augmentation_whatever_the_global_state():
+    def run(global_seed):
+        torch.manual_seed(global_seed)
+        dataset = as_classification_dataset(data(20, 0, augment=jitter))
+        stream = nc_benchmark(
+            [dataset], [dataset], n_experiences=1, task_labels=False, one_dataset_per_exp=True
+        )
+        model = SimpleMLP(num_classes=6, input_size=6, hidden_size=8)
+        recorder = Recorder()
+        strategy = FastNaive(
+            model=model,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.01),
+            train_mb_size=8,
+            train_epochs=2,
+            plugins=[recorder],
+        )
+        strategy.batch_generator = torch.Generator().manual_seed(1)
+        strategy.train(stream.train_stream[0])
+        return recorder.seen, dataset
+
+    first, dataset = run(0)
+    second, _ = run(1)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(first, second, strict=True))
+    plain = torch.cat([x for x, _ in map(dataset.__getitem__, range(20))]).sum()
+    assert torch.cat([x.flatten() for x, *_ in first[:3]]).sum() > plain  # augmented
+    assert not torch.equal(first[0][0], first[3][0])  # the epochs differ
+
+
+def test_augmentation_takes_nothing_from_the_global_random_state():
+    class Ours(FastNaive):
+        pass
+
+    augmented = AvalancheDataset([data(8, 0, augment=jitter)])
+    strategy = Ours.__new__(Ours)
+    state = torch.get_rng_state()
+    strategy.dataloader = torch.utils.data.DataLoader(augmented)
+    strategy._cut_batches(train=True)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_other_data_take_avalanches_path_with_one_reason():
+    class Slow(Dataset):
+        targets = [0, 1] * 5
+
+        def __len__(self):
+            return 10
+
+        def __getitem__(self, i):
+            return torch.zeros(6), self.targets[i]
+
+    stream = nc_benchmark(Slow(), Slow(), n_experiences=1, task_labels=False)
+    model = SimpleMLP(num_classes=2, input_size=6, hidden_size=8)
+    strategy = FastNaive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.warns(UserWarning, match=r"sample by sample: Expected the data to rest on .* Slow"):
+        strategy.train(stream.train_stream[0])
+
+
+def test_per_sample_input_transform_is_refused():
+    dataset = AvalancheDataset([data(4)]).replace_current_transform_group((halve, None))
+    with pytest.raises(ValueError, match="no per-sample transform of the input in group 'train'"):
+        batch_source(dataset)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "error", "message"),
+    [
+        ([1.0], torch.zeros(1), TypeError, "Expected `x` to be a tensor, got list."),
+        (torch.zeros(2), torch.zeros(3), ValueError, "as many samples, got 2 and 3."),
+    ],
+)
+def test_bad_data_is_named(x, y, error, message):
+    with pytest.raises(error, match=message):
+        BatchDataset(x, y)
+
+
+def test_empty_data_is_named():
+    with pytest.raises(ValueError, match="at least one sample"):
+        batch_source(TensorDataset(torch.zeros(0, 2), torch.zeros(0)))
+
+
+def test_copies():
+    dataset = data(4)
+    for other in (pickle.loads(pickle.dumps(dataset)), copy.deepcopy(dataset), dataset.to("cpu")):
+        assert torch.equal(other.batch([1, 3])[0], dataset.batch([1, 3])[0])
