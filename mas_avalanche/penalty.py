@@ -1,0 +1,425 @@
+r"""The quadratic penalty of regularisation methods, applied in closed form.
+
+Aljundi et al. (2018, Eq. 3) add to the loss of the current task
+
+.. math::
+    R(\theta) = \lambda \sum_i \Omega_i (\theta_i - \theta_i^*)^2
+
+with no factor one half. Its gradient :math:`2 \lambda \Omega_i (\theta_i - \theta_i^*)` is known,
+so autograd need not build it. Two forms are offered:
+
+- ``"gradient"``, the paper's: the gradient is added to that of the task, before clipping and
+  before the optimizer. Plain gradient descent diverges once
+  :math:`2 \eta \lambda \max_i \Omega_i` exceeds 2 (:math:`\eta`: learning rate).
+- ``"proximal"``: the optimizer steps on the task's gradient alone, then the penalty is minimised
+  implicitly, :math:`\theta \leftarrow (\theta + s \theta^*) / (1 + s)` with
+  :math:`s = 2 \eta \lambda \Omega`. It is stable for every :math:`\lambda`.
+
+References:
+    Aljundi et al. (2018), Memory Aware Synapses: Learning what (not) to forget, ECCV.
+    Parikh and Boyd (2014), Proximal Algorithms (the implicit step).
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, Protocol, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.utils.hooks import RemovableHandle
+
+__all__ = ["PenaltyMode", "QuadraticPenalty", "StabilityWarning", "penalty_value", "proximal_step"]
+
+PenaltyMode = Literal["gradient", "proximal"]
+
+# Elements a processor walks at a time: the five pieces in use (weight, gradient, importance,
+# anchor, buffer) then fit in a second-level cache of 1 MiB and up.
+_CHUNK = 1 << 15
+
+
+class StabilityWarning(RuntimeWarning):
+    """The penalty's gradient form is about to diverge at this learning rate and strength."""
+
+
+class _Strategy(Protocol):
+    model: nn.Module
+    optimizer: Optimizer
+    loss: Tensor
+
+
+def penalty_value(
+    model: nn.Module,
+    importance: Mapping[str, Tensor],
+    anchor: Mapping[str, Tensor],
+    strength: float = 1.0,
+) -> Tensor:
+    """Evaluate the penalty (Aljundi et al., 2018, Eq. 3, second term).
+
+    Args:
+        model: The network that is kept near its anchor.
+        importance: Weight of each entry, by parameter name; missing names are free. A parameter
+            that has grown in its first dimension is free in its new rows.
+        anchor: The parameters to stay near, same names and shapes as ``importance``.
+        strength: The factor lambda.
+
+    Returns:
+        A scalar without gradient, zero where nothing is penalised.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.constant_(model.weight, 3.0)
+        >>> penalty_value(model, {"weight": torch.ones(1, 1)}, {"weight": torch.zeros(1, 1)}, 0.5)
+        tensor(4.5000)
+    """
+    total = torch.zeros(())
+    for name, parameter in model.named_parameters():
+        if name in importance:
+            weight = importance[name]
+            rows = _covered(name, parameter.detach(), weight)
+            total = total.to(weight) + (weight * (rows - anchor[name]).square()).sum()
+    return strength * total
+
+
+@torch.no_grad()
+def proximal_step(parameter: Tensor, importance: Tensor, anchor: Tensor, step: float) -> None:
+    r"""Move a parameter towards its anchor by an implicit step, in place.
+
+    The result minimises :math:`\frac12 (x - \theta)^2 + \frac{s}{2} (x - \theta^*)^2` with
+    :math:`s` the product of ``step`` and the importance, whatever its size: entries of huge
+    importance land on the anchor, entries of none stay as they are to the bit.
+
+    Args:
+        parameter: Changed in place; rows beyond those of ``importance`` are free.
+        importance: Non-negative, of the parameter's shape or with fewer rows.
+        anchor: The values to stay near, of the importance's shape.
+        step: Twice the learning rate times the strength of the penalty.
+
+    Example:
+        >>> weight = torch.tensor([4.0, 4.0])
+        >>> proximal_step(weight, torch.tensor([1.0, 0.0]), torch.tensor([0.0, 0.0]), step=1.0)
+        >>> weight
+        tensor([2., 4.])
+    """
+    limit = torch.finfo(importance.dtype).max / 2
+    for theta, omega, star in _pieces(parameter, importance, anchor):
+        pull = torch.mul(omega, min(step, limit)).clamp_(max=limit)
+        pull.div_(pull + 1)
+        theta.addcmul_(pull.to(theta.dtype), star - theta)
+
+
+@dataclass
+class _Iteration:
+    """What lives from ``before_backward`` to ``after_update`` of one iteration."""
+
+    handles: list[RemovableHandle] = field(default_factory=list)
+    optimizer_handle: RemovableHandle | None = None
+    scale: Tensor | None = None
+    done: set[str] = field(default_factory=set)
+    stepped: set[str] | None = None
+
+
+class QuadraticPenalty:
+    r"""Apply a quadratic penalty to a strategy's weights, at the cost of one walk over them.
+
+    A plugin calls :meth:`before_backward`, :meth:`after_backward` and :meth:`after_update` from
+    its hooks of the same names. Only parameters that receive a gradient from ``strategy.loss`` in
+    this very iteration are touched, so the head of a task that takes no part keeps its weights to
+    the bit, also under momentum, weight decay and Adam. In ``"gradient"`` mode the addition is
+    scaled as the loss is (a ``GradScaler``, the 1/k of gradient accumulation), so whatever follows
+    (unscaling, clipping, any optimizer) sees the gradient of loss plus penalty. In ``"proximal"``
+    mode the implicit step follows each true step of the optimizer: none where a scaler skips it or
+    an accumulating strategy postpones it. ``strategy.loss`` itself never holds the penalty.
+
+    Args:
+        strength: The factor of the penalty, finite and not negative; 0 switches it off.
+        mode: ``"gradient"`` or ``"proximal"``, see the module.
+
+    Attributes:
+        value: The penalty at the last backward pass over the parameters that took part, 0 where
+            there was none. It is computed only where ``track_value`` is set.
+        track_value: Set by whoever reads ``value`` (the metrics do).
+        on_task_gradient: Where set, called as ``on_task_gradient(name, parameter)`` for every
+            trainable parameter as soon as ``parameter.grad`` holds the task's gradient and before
+            the penalty's is added, in both modes and also where nothing is penalised.
+        scale: The factor by which the loss was scaled in the last backward pass, a scalar.
+
+    Raises:
+        ValueError: If ``strength`` is negative or not finite, or ``mode`` is unknown.
+    """
+
+    def __init__(self, strength: float, mode: PenaltyMode = "gradient") -> None:
+        if mode not in get_args(PenaltyMode):
+            raise ValueError(
+                f"Expected `mode` to be one of {get_args(PenaltyMode)}, got {mode!r}. "
+                "Use 'proximal' where the gradient form diverges."
+            )
+        self.mode: PenaltyMode = mode
+        self.strength = strength
+        self.value = torch.zeros(())
+        self.track_value = False
+        self.on_task_gradient: Callable[[str, nn.Parameter], None] | None = None
+        self.scale = torch.ones(())
+        self._warned = False
+        self._iteration = _Iteration()
+
+    @property
+    def strength(self) -> float:
+        """The factor of the penalty; may be changed between iterations."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(
+                f"Expected `strength` to be finite and at least 0, got {value}. "
+                "0 switches the penalty off."
+            )
+        self._strength = float(value)
+
+    def before_backward(
+        self, strategy: _Strategy, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]
+    ) -> None:
+        """Prepare this iteration's backward pass.
+
+        Args:
+            strategy: The strategy whose ``loss`` is about to be differentiated.
+            importance: Weight of each entry, by parameter name; missing names are free.
+            anchor: The parameters to stay near, same names and shapes as ``importance``.
+
+        Raises:
+            ValueError: If a parameter has neither the shape of its importance nor more rows.
+        """
+        self._release()
+        self.value = torch.zeros((), device=strategy.loss.device)
+        if self.strength == 0:
+            importance = {}
+        if not strategy.loss.requires_grad or not (importance or self.on_task_gradient):
+            return
+        iteration = self._iteration
+        needs_hook = self.mode == "gradient" or self.track_value
+        for name, parameter in strategy.model.named_parameters():
+            weight = importance.get(name)
+            if weight is not None:
+                _covered(name, parameter, weight)
+            if parameter.requires_grad and (
+                self.on_task_gradient or (needs_hook and weight is not None)
+            ):
+                hook = partial(self._on_gradient, iteration, name, weight, anchor.get(name))
+                handle = parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+                iteration.handles.append(handle)
+        if iteration.handles:
+            opener = strategy.loss.register_hook(partial(_open, iteration))  # type: ignore[no-untyped-call]
+            iteration.handles.append(opener)
+        if self.mode == "proximal" and importance:
+            iteration.optimizer_handle = strategy.optimizer.register_step_post_hook(
+                partial(_note_step, iteration, strategy.model, importance)
+            )
+
+    def after_backward(self, strategy: _Strategy) -> None:
+        """Remove the hooks of this iteration's backward pass."""
+        del strategy
+        for handle in self._iteration.handles:
+            handle.remove()
+        self._iteration.handles.clear()
+        self._iteration.scale = None
+
+    def after_update(
+        self, strategy: _Strategy, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]
+    ) -> None:
+        """Take the proximal step where the optimizer has stepped; nothing in gradient mode.
+
+        Args:
+            strategy: The strategy that has just called its ``optimizer_step``.
+            importance: As given to :meth:`before_backward`.
+            anchor: As given to :meth:`before_backward`.
+        """
+        stepped = self._iteration.stepped
+        self._release()
+        if not stepped:
+            return
+        rates = {
+            id(parameter): float(group["lr"])
+            for group in strategy.optimizer.param_groups
+            for parameter in group["params"]
+        }
+        for name, parameter in strategy.model.named_parameters():
+            if name in stepped and id(parameter) in rates:
+                step = 2 * rates[id(parameter)] * self.strength
+                proximal_step(parameter, importance[name], anchor[name], step)
+
+    def warn_if_unstable(self, strategy: _Strategy, importance: Mapping[str, Tensor]) -> None:
+        r"""Warn, once, where the gradient form must diverge with the strategy's SGD.
+
+        An entry of curvature :math:`2 \lambda \Omega` oscillates with growing amplitude once
+        :math:`2 \eta \lambda \Omega` exceeds 2, or :math:`2 (1 + \beta)` with heavy-ball momentum
+        :math:`\beta` (:math:`2 (1 + \beta) / (1 + 2 \beta)` with Nesterov's). Adaptive optimizers
+        normalise their step and have no such bound.
+
+        Args:
+            strategy: The strategy about to train.
+            importance: Weight of each entry, by parameter name.
+
+        Warns:
+            StabilityWarning: With the number, the bound, the parameter and the remedies.
+        """
+        if self._warned or self.mode != "gradient" or not isinstance(strategy.optimizer, SGD):
+            return
+        groups = {
+            id(parameter): group
+            for group in strategy.optimizer.param_groups
+            for parameter in group["params"]
+        }
+        worst, worst_name, worst_bound = 0.0, "", 2.0
+        for name, parameter in strategy.model.named_parameters():
+            if name in importance and parameter.requires_grad and id(parameter) in groups:
+                group = groups[id(parameter)]
+                bound = _bound(group)
+                rate = float(group["lr"])
+                size = 2 * rate * self.strength * float(importance[name].max())
+                if size / bound > worst / worst_bound:
+                    worst, worst_name, worst_bound = size, name, bound
+        if worst > worst_bound:
+            self._warned = True
+            warnings.warn(
+                f"The penalty will diverge: 2 * learning rate * strength * max importance = "
+                f"{worst:.3g} exceeds {worst_bound:.3g} in `{worst_name}`. Use mode='proximal', "
+                f"or divide the strength ({self.strength:g}) or the learning rate by more than "
+                f"{worst / worst_bound:.3g}.",
+                StabilityWarning,
+                stacklevel=2,
+            )
+
+    @torch.no_grad()
+    def _on_gradient(
+        self,
+        iteration: _Iteration,
+        name: str,
+        importance: Tensor | None,
+        anchor: Tensor | None,
+        parameter: nn.Parameter,
+    ) -> None:
+        # Another plugin's own backward pass, or a second walk of the same one, adds nothing.
+        if iteration.scale is None or name in iteration.done:
+            return
+        iteration.done.add(name)
+        self.scale = iteration.scale
+        if self.on_task_gradient is not None:
+            self.on_task_gradient(name, parameter)
+        if importance is None or anchor is None:
+            return
+        if self.track_value:
+            value = _value(parameter, importance, anchor)
+            self.value = self.value.to(value) + self.strength * value
+        if self.mode == "gradient":
+            _add_gradient(name, parameter, importance, anchor, 2 * self.strength, iteration.scale)
+
+    def _release(self) -> None:
+        iteration = self._iteration
+        for handle in iteration.handles:
+            handle.remove()
+        if iteration.optimizer_handle is not None:
+            iteration.optimizer_handle.remove()
+        self._iteration = _Iteration()
+
+
+def _open(iteration: _Iteration, gradient: Tensor) -> None:
+    """Note that the loss itself is being differentiated, and by what it is scaled."""
+    iteration.scale = gradient.detach().reshape(-1)[0]
+    iteration.done.clear()
+
+
+def _note_step(
+    iteration: _Iteration,
+    model: nn.Module,
+    importance: Mapping[str, Tensor],
+    optimizer: Optimizer,
+    args: Any,
+    kwargs: Any,
+) -> None:
+    """Note which penalised parameters a true step of the optimizer has moved."""
+    del optimizer, args, kwargs
+    iteration.stepped = {
+        name
+        for name, parameter in model.named_parameters()
+        if name in importance and parameter.grad is not None
+    }
+
+
+def _covered(name: str, parameter: Tensor, importance: Tensor) -> Tensor:
+    """Cut a parameter down to the rows that its importance knows."""
+    if importance.shape == parameter.shape:
+        return parameter
+    if (
+        importance.ndim == parameter.ndim > 0
+        and importance.shape[1:] == parameter.shape[1:]
+        and len(importance) < len(parameter)
+    ):
+        return parameter[: len(importance)]
+    raise ValueError(
+        f"Expected `{name}` to keep its shape or to grow in its first dimension, got "
+        f"{tuple(parameter.shape)} where its importance has {tuple(importance.shape)}. "
+        "Forget the importance of a layer that was replaced."
+    )
+
+
+def _pieces(parameter: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Walk tensors of equal shape together, in pieces that stay in a processor's cache.
+
+    The first tensor may have more rows than the others; on other devices, where a piece would
+    cost a kernel launch, and for strided tensors there is one piece.
+    """
+    if parameter.shape != others[0].shape:
+        parameter = parameter[: len(others[0])]
+    tensors = (parameter, *others)
+    if parameter.device.type != "cpu" or not all(tensor.is_contiguous() for tensor in tensors):
+        yield tensors
+        return
+    flat = [tensor.view(-1) for tensor in tensors]
+    for start in range(0, len(flat[0]), _CHUNK):
+        yield tuple(tensor[start : start + _CHUNK] for tensor in flat)
+
+
+def _value(parameter: Tensor, importance: Tensor, anchor: Tensor) -> Tensor:
+    total = torch.zeros((), dtype=importance.dtype, device=importance.device)
+    for theta, omega, star in _pieces(parameter, importance, anchor):
+        total += (theta - star).square_().mul_(omega).sum()
+    return total
+
+
+def _add_gradient(
+    name: str,
+    parameter: Tensor,
+    importance: Tensor,
+    anchor: Tensor,
+    factor: float,
+    scale: Tensor,
+) -> None:
+    gradient = parameter.grad
+    if gradient is None:
+        return
+    if gradient.is_sparse:
+        raise NotImplementedError(
+            f"Expected `{name}` to have a dense gradient, got a sparse one. "
+            "Use mode='proximal', or build the embedding with sparse=False."
+        )
+    rows = gradient[: len(importance)] if gradient.shape != importance.shape else gradient
+    for theta, omega, star, grad in _pieces(parameter, importance, anchor, rows):
+        pull = theta - star
+        if pull.dtype == omega.dtype == grad.dtype:
+            # The scale stays on its device: reading it would wait for the accelerator.
+            grad.addcmul_(pull.mul_(omega), scale.to(pull), value=factor)
+        else:
+            grad.add_((pull * omega).mul_(scale).mul_(factor))
+
+
+def _bound(group: Mapping[str, Any]) -> float:
+    """Find the largest stable product of learning rate and curvature of SGD."""
+    momentum = float(group.get("momentum", 0.0))
+    if group.get("nesterov", False):
+        return 2 * (1 + momentum) / (1 + 2 * momentum)
+    damping = 1 - float(group.get("dampening", 0.0)) if momentum else 1.0
+    return 2 * (1 + momentum) / damping
