@@ -1,0 +1,135 @@
+"""The methods that studies compare: one file a method, and the files are the registry.
+
+A file ``NAME.py`` in this folder defines ``METHOD = Method(name="NAME", ...)``, and its docstring
+lists every choice that the paper leaves open. Nothing else has to be told of a new method.
+"""
+
+import difflib
+import importlib
+import inspect
+import math
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Method", "get", "names"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method as studies see it: a name, its plugins and what there is to tune.
+
+    Args:
+        name: Name in study files and records; the name of its file.
+        title: Name in reports.
+        strength: Symbol of the tuned number, None where there is nothing to tune.
+        default_grid: Strengths to try where a study names none, strongest first.
+        plugins: ``plugins(strength, **options)`` gives fresh plugins for one run. Its keyword-only
+            parameters are the method's options.
+        joint: Whether it trains once on the union of all tasks.
+        paper: Citation.
+        notes: Deviations and choices that reports print.
+    """
+
+    name: str
+    title: str
+    strength: str | None
+    default_grid: tuple[float, ...]
+    plugins: Callable[..., list[Any]]
+    joint: bool = False
+    paper: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.strength is None) != (not self.default_grid):
+            raise ValueError(
+                f"Expected `default_grid` of method {self.name!r} to be given exactly where there "
+                f"is a strength to tune, got strength {self.strength!r} and {self.default_grid}."
+            )
+        if list(self.default_grid) != sorted(set(self.default_grid), reverse=True):
+            raise ValueError(
+                f"Expected `default_grid` of method {self.name!r} to fall strictly, strongest "
+                f"first, got {self.default_grid}."
+            )
+
+    def options(self) -> tuple[str, ...]:
+        """List the names of the method's options."""
+        parameters = inspect.signature(self.plugins).parameters.values()
+        return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+
+    def make(self, strength: float | None, **options: Any) -> list[Any]:
+        """Make the plugins of one run, after checking what was asked for.
+
+        Args:
+            strength: The tuned number; None exactly where there is nothing to tune.
+            **options: The method's options.
+
+        Returns:
+            Fresh plugins, none for methods that add nothing to training.
+
+        Raises:
+            ValueError: If an option is unknown, or ``strength`` is missing, superfluous, negative
+                or not finite.
+        """
+        for option in options:
+            if option not in self.options():
+                raise ValueError(
+                    f"Expected an option of method {self.name!r}, one of "
+                    f"{list(self.options())}, got {option!r}.{_suggestion(option, self.options())}"
+                )
+        if self.strength is None and strength is not None:
+            raise ValueError(
+                f"Expected no strength for method {self.name!r}, got {strength}. "
+                f"It has nothing to tune."
+            )
+        if self.strength is not None and (
+            strength is None or not math.isfinite(strength) or strength < 0
+        ):
+            raise ValueError(
+                f"Expected the strength of method {self.name!r} ({self.strength}) to be finite "
+                f"and not negative, got {strength}."
+            )
+        return self.plugins(strength, **options)
+
+
+def names() -> tuple[str, ...]:
+    """List the names of all methods, sorted."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def get(name: str) -> Method:
+    """Find a method by its name.
+
+    Args:
+        name: Name of a file in this folder, without its ending.
+
+    Returns:
+        What the file defines as ``METHOD``.
+
+    Raises:
+        ValueError: If there is no such method.
+        TypeError: If the file does not define a ``METHOD`` of its own name.
+
+    Example:
+        >>> get("mas").title
+        'MAS'
+    """
+    if name not in names():
+        raise ValueError(
+            f"Expected a method, one of {', '.join(names())}, got {name!r}."
+            f"{_suggestion(name, names())}"
+        )
+    module = importlib.import_module(f"{__name__}.{name}")
+    method = getattr(module, "METHOD", None)
+    if not isinstance(method, Method) or method.name != name:
+        raise TypeError(
+            f"Expected {module.__file__} to define `METHOD`, a Method named {name!r}, got "
+            f"{method!r}."
+        )
+    return method
+
+
+def _suggestion(word: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

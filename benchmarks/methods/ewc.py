@@ -1,0 +1,35 @@
+"""Elastic Weight Consolidation, a term a task (Kirkpatrick et al., PNAS 2017).
+
+The choices that the paper leaves open are listed in ``mas_avalanche.baselines.ewc``. Options:
+``mode`` and ``decay_factor`` as there.
+"""
+
+from typing import Any, Literal
+
+from benchmarks.methods import Method
+from mas_avalanche.baselines import EWCPlugin
+
+
+def _plugins(
+    strength: float,
+    *,
+    mode: Literal["separate", "online"] = "separate",
+    decay_factor: float = 1.0,
+) -> list[Any]:
+    return [EWCPlugin(strength, mode=mode, decay_factor=decay_factor)]
+
+
+METHOD = Method(
+    name="ewc",
+    title="EWC",
+    strength="λ",
+    default_grid=(10000.0, 3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0),
+    plugins=_plugins,
+    paper=(
+        "Kirkpatrick et al. (2017), Overcoming catastrophic forgetting in neural networks, PNAS."
+    ),
+    notes=(
+        "Empirical Fisher information with true labels, squared per sample, all samples of a task.",
+        "One quadratic term a task, merged without loss into one importance and one anchor.",
+    ),
+)
