@@ -13,9 +13,13 @@ def test_public_names():
 
 
 def loaded(statement):
-    code = f"import sys, warnings; warnings.simplefilter('ignore'); {statement}; print(*sys.modules)"
+    code = f"import sys; {statement}; print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     return set(done.stdout.split())
 
