@@ -85,9 +85,7 @@ def from_table(cls: type[T], table: Any, where: str) -> T:
     for name, field in fields.items():
         if name in table:
             values[name] = _convert(hints[name], table[name], f"`{name}` in {where}")
-        elif (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        ):
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ValueError(f"Expected the key `{name}` in {where}, and it is missing.")
     return cls(**values)
 

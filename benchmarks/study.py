@@ -7,18 +7,16 @@ reported. A file with a mistake is refused in one sentence that names the place.
 
 import dataclasses
 import hashlib
-import importlib
-import importlib.util
 import inspect
 import json
-import pkgutil
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.schema import check_known, from_table, suggest
+from benchmarks import methods, models, streams
+from benchmarks.schema import check_known, from_table
 
 __all__ = [
     "Part",
@@ -30,6 +28,7 @@ __all__ = [
     "available",
     "load",
     "parse",
+    "table_key",
 ]
 
 FOLDER = Path(__file__).parent / "studies"
@@ -282,20 +281,12 @@ def _resolve_part(part: Part, study: str) -> Part:
     _check_training(part.training, where)
     if part.threads < 1:
         raise ValueError(f"Expected `threads` in {where} to be at least 1, got {part.threads}.")
-    stream_options = _with_defaults(
-        _stream_builder(part.stream, where),
-        part.stream_options,
-        f"`stream_options` in {where}",
-        ignore=("seed", "data_root"),
-    )
-    models = importlib.import_module("benchmarks.models")
+    check_known([part.stream], streams.names(), "stream", where)
+    allowed = {k: v for k, v in streams.options(part.stream).items() if k != "data_root"}
+    stream_options = _fill(part.stream_options, allowed, f"`stream_options` in {where}")
     check_known([part.model], models.names(), "model", where)
-    model_options = _with_defaults(
-        models.builder(part.model),
-        part.model_options,
-        f"`model_options` in {where}",
-        ignore=("stream",),
-    )
+    allowed = models.options(part.model)
+    model_options = _fill(part.model_options, allowed, f"`model_options` in {where}")
     grid, options = _resolve_methods(part, where)
     return dataclasses.replace(
         part, stream_options=stream_options, model_options=model_options, grid=grid, options=options
@@ -322,44 +313,21 @@ def _check_training(training: Training, where: str) -> None:
         raise ValueError(f"Expected no `momentum` in {place}: {training.optimizer} has its own.")
 
 
-def _stream_builder(name: str, where: str) -> Callable[..., Any]:
-    package = importlib.import_module("benchmarks.streams")
-    known = [
-        module.name
-        for module in pkgutil.iter_modules(package.__path__)
-        if not module.name.startswith("_")
-    ]
-    check_known([name], known, "stream", where)
-    builder: Callable[..., Any] = importlib.import_module(f"benchmarks.streams.{name}").build
-    return builder
+def _fill(given: Mapping[str, Any], allowed: Mapping[str, Any], where: str) -> dict[str, Any]:
+    check_known(given, allowed, "key", where)
+    # Through JSON, as tuples must not make another hash than lists.
+    filled: dict[str, Any] = json.loads(json.dumps({**allowed, **given}))
+    return filled
 
 
-def _with_defaults(
-    function: Callable[..., Any],
-    given: Mapping[str, Any],
-    where: str,
-    ignore: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(function).parameters.items()
-        if name not in ignore
-    }
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        raise TypeError(f"{function} takes any keyword: {where} cannot be checked.")
-    check_known(given, parameters, "key", where)
-    defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
-    missing = [n for n in parameters if n not in defaults and n not in given]
-    if missing:
-        raise ValueError(f"Expected the key `{missing[0]}` in {where}, and it is missing.")
-    resolved: dict[str, Any] = json.loads(json.dumps({**defaults, **given}))
-    return resolved
+def _method_options(method: methods.Method) -> dict[str, Any]:
+    parameters = inspect.signature(method.plugins).parameters
+    return {name: parameters[name].default for name in method.options()}
 
 
 def _resolve_methods(
     part: Part, where: str
 ) -> tuple[dict[str, tuple[float, ...]], dict[str, dict[str, Any]]]:
-    methods = importlib.import_module("benchmarks.methods")
     if not part.methods:
         raise ValueError(f"Expected `methods` in {where} to name at least one method.")
     check_known(part.methods, methods.names(), "method", f"`methods` in {where}")
@@ -367,25 +335,17 @@ def _resolve_methods(
     if twice:
         raise ValueError(f"Expected each method once in `methods` of {where}, got {twice[0]}.")
     for key, place in ((part.grid, "grid"), (part.options, "options")):
-        for method in key:
-            if method not in part.methods:
-                raise ValueError(
-                    f"Unknown method `{method}` in [{place}] of {where}. "
-                    f"{suggest(method, part.methods)}"
-                )
-    grid, options = {}, {}
+        check_known(key, part.methods, "method", f"[{place}] of {where}")
+    grid: dict[str, tuple[float, ...]] = {}
+    options: dict[str, dict[str, Any]] = {}
     for name in part.methods:
         method = methods.get(name)
         if method.strength is not None:
             grid[name] = _check_grid(part.grid.get(name, method.default_grid), name, where)
         elif name in part.grid:
             raise ValueError(f"Expected no grid for `{name}` in {where}: it has nothing to tune.")
-        options[name] = _with_defaults(
-            method.plugins,
-            part.options.get(name, {}),
-            f"`{name}` in [options] of {where}",
-            ignore=("strength",),
-        )
+        place = f"`{name}` in [options] of {where}"
+        options[name] = _fill(part.options.get(name, {}), _method_options(method), place)
     sizes = {name: len(strengths) for name, strengths in grid.items()}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())

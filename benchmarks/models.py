@@ -1,0 +1,154 @@
+"""Networks that the studies train, sized by the stream they are built for.
+
+A stream whose task is known at test time gets a head a task; any other stream gets one linear
+layer with an output for every class of the whole stream. All heads are drawn with the rest of the
+network, so a head that has not been trained yet can be measured too.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from torch import nn
+
+from benchmarks.schema import check_known
+from benchmarks.streams import Stream
+from mas_avalanche.alexnet import MultiHeadAlexNet
+from mas_avalanche.heads import MultiHeadModel
+
+__all__ = ["alexnet", "build", "cnn", "mlp", "names", "options"]
+
+
+def names() -> tuple[str, ...]:
+    """List the models that a study can name."""
+    return tuple(sorted(_BUILDERS))
+
+
+def options(name: str) -> dict[str, Any]:
+    """List the options of a model.
+
+    Args:
+        name: One of :func:`names`.
+
+    Returns:
+        Option name to default value.
+    """
+    parameters = inspect.signature(_BUILDERS[name]).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def build(name: str, stream: Stream, chosen: Mapping[str, Any]) -> nn.Module:
+    """Build a model; its weights are drawn from torch's global random state.
+
+    Args:
+        name: One of :func:`names`.
+        stream: Decides the size of inputs and outputs.
+        chosen: Options of this model.
+
+    Raises:
+        ValueError: If the name, an option or an option's value is wrong.
+    """
+    check_known([name], names(), "model", "the configuration")
+    check_known(chosen, options(name), "option", f"model `{name}`")
+    return _BUILDERS[name](stream, **chosen)
+
+
+def mlp(stream: Stream, *, hidden: Sequence[int] = (256, 256), dropout: float = 0.0) -> nn.Module:
+    """Build a perceptron with ReLU.
+
+    Args:
+        stream: Decides the size of inputs and outputs.
+        hidden: Width of each hidden layer.
+        dropout: Share of activations dropped after each hidden layer while training.
+    """
+    widths = [math.prod(stream.input_shape), *hidden]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inside, outside in pairwise(widths):
+        layers += [nn.Linear(inside, outside), nn.ReLU(), *_dropout(dropout)]
+    return _with_outputs(layers, widths[-1], stream)
+
+
+def cnn(
+    stream: Stream,
+    *,
+    channels: Sequence[int] = (32, 64),
+    hidden: int = 128,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """Build a small convolutional network: 3x3 kernels, ReLU, and halving by maximum after each.
+
+    Args:
+        stream: Decides the size of inputs and outputs; its inputs are images.
+        channels: Channels of each convolution.
+        hidden: Width of the hidden layer after the convolutions.
+        dropout: Share of activations dropped after the hidden layer while training.
+
+    Raises:
+        ValueError: If the inputs are no images, or too small for so many halvings.
+    """
+    if len(stream.input_shape) != 3:
+        raise ValueError(
+            f"Expected images (channels, height, width) for the model `cnn`, got inputs of shape "
+            f"{stream.input_shape}."
+        )
+    depth, height, width = stream.input_shape
+    layers: list[nn.Module] = []
+    for inside, outside in pairwise([depth, *channels]):
+        layers += [nn.Conv2d(inside, outside, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        height, width = height // 2, width // 2
+    if height < 1 or width < 1:
+        raise ValueError(
+            f"Expected images of at least {2 ** len(channels)} pixels a side for "
+            f"{len(channels)} convolutions, got {stream.input_shape}."
+        )
+    features = (channels[-1] if channels else depth) * height * width
+    layers += [nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(), *_dropout(dropout)]
+    return _with_outputs(layers, hidden, stream)
+
+
+def alexnet(
+    stream: Stream,
+    *,
+    width: float = 1.0,
+    dropout: float = 0.5,
+    weights: str | None = None,
+) -> nn.Module:
+    """Build AlexNet with a head a task.
+
+    Args:
+        stream: Decides the number of heads and outputs; a stream with known tasks.
+        width: Factor on the number of channels and units.
+        dropout: Share of activations dropped in the classifier while training.
+        weights: Weights of the trunk, see :class:`mas_avalanche.MultiHeadAlexNet`.
+
+    Raises:
+        ValueError: If the task is not known at test time.
+    """
+    if stream.scenario != "task":
+        raise ValueError(
+            f"Expected a task-incremental stream for the model `alexnet`, got the "
+            f"{stream.scenario}-incremental stream `{stream.name}`."
+        )
+    return MultiHeadAlexNet(
+        num_classes=[task.num_classes for task in stream.tasks],
+        weights=weights,
+        width=width,
+        dropout=dropout,
+        image_size=stream.input_shape[-1],
+    )
+
+
+def _dropout(share: float) -> list[nn.Module]:
+    return [nn.Dropout(share)] if share else []
+
+
+def _with_outputs(layers: list[nn.Module], in_features: int, stream: Stream) -> nn.Module:
+    num_classes = [task.num_classes for task in stream.tasks]
+    if stream.scenario == "task":
+        return MultiHeadModel(nn.Sequential(*layers), in_features, num_classes)
+    return nn.Sequential(*layers, nn.Linear(in_features, max(num_classes)))
+
+
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn, "alexnet": alexnet}

@@ -1,0 +1,551 @@
+"""One run: a configuration in, a record out.
+
+The seed of a run fixes the stream, the initial weights, the order of the data, its augmentation and
+what a network draws while it trains, each through random numbers of its own. So two methods of the
+same seed see the same things in the same order, whatever either draws in between, and what is
+measured is the method.
+
+The accuracy matrix is measured here, on whole mini-batches, with one pass over each split a row.
+"""
+
+import contextlib
+import hashlib
+import math
+import random
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.benchmarks import benchmark_from_datasets
+from avalanche.benchmarks.scenarios import DatasetExperience
+from avalanche.benchmarks.utils import (
+    ConstantSequence,
+    DataAttribute,
+    TaskAwareSupervisedClassificationDataset,
+    TaskLabels,
+)
+from avalanche.core import SupervisedPlugin
+from avalanche.models import MultiTaskModule
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.templates import SupervisedTemplate
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from benchmarks import methods, models, provenance, streams
+from benchmarks.record import Record
+from benchmarks.streams import Split, Stream
+from benchmarks.study import RunConfig, Training
+from mas_avalanche.penalty import StabilityWarning
+from mas_avalanche.tensor_batches import BatchDataset, BatchSource, TensorBatches, batch_source
+
+__all__ = ["DivergenceError", "derive_seed", "execute", "experiences"]
+
+EVALUATION_BATCH = 512
+CACHE_BYTES = 2**28
+
+
+class DivergenceError(RuntimeError):
+    """The loss or a weight left the finite numbers; the message says when and where."""
+
+
+def derive_seed(seed: int, purpose: str, index: int = 0) -> int:
+    """Make the seed of one purpose from the seed of a run.
+
+    Args:
+        seed: Seed of the run.
+        purpose: What the random numbers are for.
+        index: Position of the task they are for.
+
+    Returns:
+        A seed below 2**63 that tells nothing about those of other purposes.
+
+    Example:
+        >>> derive_seed(1, "order", 0) == derive_seed(1, "order", 1)
+        False
+    """
+    digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def experiences(stream: Stream) -> list[DatasetExperience]:
+    """Wrap the training data of a stream for Avalanche.
+
+    Args:
+        stream: Tasks in the order of training.
+
+    Returns:
+        One experience a task, with ``task_labels`` (the task's position where the task is known at
+        test time, else 0) and ``classes_in_this_experience``.
+    """
+    datasets, classes = [], []
+    for position, task in enumerate(stream.tasks):
+        label = position if stream.scenario == "task" else 0
+        datasets.append(_dataset(task.train, task, label))
+        classes.append(sorted(set(task.train.y.tolist())))
+    wrapped = list(benchmark_from_datasets(train=datasets).streams["train"])
+    for position, (experience, seen) in enumerate(zip(wrapped, classes, strict=True)):
+        label = position if stream.scenario == "task" else 0
+        experience.task_label = label
+        experience.task_labels = [label]
+        experience.classes_in_this_experience = seen
+    return wrapped
+
+
+def _dataset(split: Split, task: streams.Task, label: int) -> Any:
+    data = BatchDataset(split.x, split.y, transform=task.transform, augment=task.augment)
+    return TaskAwareSupervisedClassificationDataset(
+        [data],
+        data_attributes=[
+            DataAttribute(split.y.tolist(), "targets"),
+            TaskLabels(ConstantSequence(label, len(split))),
+        ],
+    )
+
+
+def execute(config: RunConfig, *, device: str = "cpu", data_root: Path | None = None) -> Record:
+    """Train and measure one configuration.
+
+    Whatever goes wrong inside becomes a record: status "diverged" when loss or weights are no
+    longer finite, "failed" for any other error, in both cases with what had been measured.
+
+    Args:
+        config: The whole configuration.
+        device: Where tensors live, as torch writes it.
+        data_root: Folder of data sets that are not embedded.
+
+    Returns:
+        The record. The random state of the process is left as it was.
+    """
+    trial = _Trial(config, device, data_root)
+    started = datetime.now(UTC)
+    begin = time.perf_counter()
+    status, error = "finished", None
+    provenance.reset_peak_memory(device)
+    with _settings(config.threads, device):
+        try:
+            trial.train()
+        except DivergenceError as caught:
+            status, error = "diverged", _describe(caught, trace=False)
+        except Exception as caught:
+            status, error = "failed", _describe(caught, trace=True)
+    code_version = provenance.code_version()
+    return Record(
+        id=config.key(code_version),
+        study=config.study,
+        part=config.part,
+        method=config.method,
+        strength=config.strength,
+        seed=config.seed,
+        role=config.role,
+        config=config.to_table(),
+        status=status,  # type: ignore[arg-type]
+        error=error,
+        seconds={"total": time.perf_counter() - begin, **trial.seconds},
+        peak_memory_bytes=provenance.peak_memory(device),
+        versions=provenance.versions(),
+        code_version=code_version,
+        commit=provenance.commit(),
+        device=device,
+        processor=provenance.processor(device),
+        threads=config.threads,
+        started=started.isoformat(timespec="seconds"),
+        **trial.findings(),
+    )
+
+
+def _describe(error: Exception, *, trace: bool) -> dict[str, str]:
+    return {
+        "type": type(error).__name__,
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)) if trace else "",
+    }
+
+
+@contextlib.contextmanager
+def _settings(threads: int, device: str) -> Iterator[None]:
+    """Fix threads and determinism; give back the process's settings and random states."""
+    before = (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        random.getstate(),
+        np.random.get_state(),
+    )
+    cuda = torch.device(device).type == "cuda"
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=cuda)
+    try:
+        with torch.random.fork_rng([device] if cuda else []), warnings.catch_warnings():
+            # What it announces is recorded as a diverged run when it comes.
+            warnings.simplefilter("ignore", StabilityWarning)
+            yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1], warn_only=before[2])
+        random.setstate(before[3])
+        np.random.set_state(before[4])
+
+
+def _reseed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@dataclass
+class _Trial:
+    """The state of one run, from which the record is made at whatever point it ends."""
+
+    config: RunConfig
+    device: str
+    data_root: Path | None
+    stream: Stream | None = None
+    model: nn.Module | None = None
+    plugins: list[Any] = field(default_factory=list)
+    accuracy: dict[str, list[list[float]]] = field(default_factory=dict)
+    initial: list[float] = field(default_factory=list)
+    seconds: dict[str, list[float]] = field(
+        default_factory=lambda: {"training": [], "consolidation": [], "evaluation": []}
+    )
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def train(self) -> None:
+        config = self.config
+        root = {} if self.data_root is None else {"data_root": self.data_root}
+        stream = streams.build(config.stream, config.seed, **config.stream_options, **root)
+        self.stream = stream
+        method = methods.get(config.method)
+        self.plugins = method.make(config.strength, **config.method_options)
+        _reseed(derive_seed(config.seed, "initialisation"))
+        model = models.build(config.model, stream, config.model_options).to(self.device)
+        self.model = model
+        tasks = experiences(stream)
+        probe = _Probe(stream, self.device)
+        self.initial = probe.accuracy(model, "test")
+        self.accuracy = {"test": [], "validation": []}
+        strategy = _Strategy(
+            config=config,
+            model=model,
+            optimizer=_optimizer(model, config.training),
+            plugins=[
+                _Watch(self.history, [task.name for task in stream.tasks], self.plugins),
+                *self.plugins,
+            ],
+            device=self.device,
+        )
+        if method.joint:
+            strategy.joint_tasks = tasks
+            self._learn(strategy, _union(tasks), probe)
+            return
+        for position, experience in enumerate(tasks):
+            strategy.position = position
+            self._learn(strategy, experience, probe)
+
+    def _learn(self, strategy: "_Strategy", experience: DatasetExperience, probe: "_Probe") -> None:
+        begin = time.perf_counter()
+        strategy.train(experience, eval_streams=[], reset_optimizer_state=True)
+        trained = time.perf_counter()
+        self.seconds["consolidation"].append(strategy.consolidation_seconds)
+        self.seconds["training"].append(trained - begin - strategy.consolidation_seconds)
+        for split, rows in self.accuracy.items():
+            rows.append(probe.accuracy(strategy.model, split))
+        self.seconds["evaluation"].append(time.perf_counter() - trained)
+
+    def findings(self) -> dict[str, Any]:
+        """Return what the record takes over from the stream, the model and the measurements."""
+        found: dict[str, Any] = {
+            "accuracy": _frozen(self.accuracy),
+            "initial_accuracy": {"test": tuple(self.initial)} if self.initial else {},
+            "history": tuple(self.history),
+        }
+        if self.stream is not None:
+            tasks = self.stream.tasks
+            found["task_names"] = tuple(task.name for task in tasks)
+            found["stream"] = {
+                "scenario": self.stream.scenario,
+                "description": self.stream.description,
+                "stand_in_for": self.stream.stand_in_for,
+                "num_classes": [task.num_classes for task in tasks],
+                "num_train": [len(task.train) for task in tasks],
+                "num_test": [len(task.test) for task in tasks],
+                "input_shape": list(self.stream.input_shape),
+            }
+        if self.model is not None:
+            trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+            stored = sum(_count_stored(plugin) for plugin in self.plugins)
+            found["parameters"] = {"trainable": trainable, "stored_extra": stored}
+        return found
+
+
+def _frozen(matrices: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
+    return {split: tuple(tuple(row) for row in rows) for split, rows in matrices.items()}
+
+
+def _count_stored(plugin: Any) -> int:
+    """Count the numbers that a plugin keeps; one that does not say so is searched for tensors."""
+    if hasattr(plugin, "num_stored"):
+        return int(plugin.num_stored())
+    return _count_numbers(plugin, set())
+
+
+def _count_numbers(kept: Any, seen: set[int]) -> int:
+    if id(kept) in seen:
+        return 0
+    seen.add(id(kept))
+    if isinstance(kept, Tensor):
+        return kept.numel() if kept.ndim else 0  # a lone number is bookkeeping
+    if isinstance(kept, nn.Module):
+        return sum(_count_numbers(t, seen) for t in (*kept.parameters(), *kept.buffers()))
+    if isinstance(kept, Mapping):
+        return sum(_count_numbers(value, seen) for value in kept.values())
+    if isinstance(kept, list | tuple):
+        return sum(_count_numbers(value, seen) for value in kept)
+    if type(kept).__module__.startswith(("mas_avalanche.", "avalanche.training.")):
+        return _count_numbers(vars(kept), seen)
+    return 0
+
+
+def _optimizer(model: nn.Module, training: Training) -> Optimizer:
+    rate, decay = training.learning_rate, training.weight_decay
+    if training.optimizer == "sgd":
+        return SGD(model.parameters(), lr=rate, weight_decay=decay, momentum=training.momentum)
+    kind = Adam if training.optimizer == "adam" else AdamW
+    return kind(model.parameters(), lr=rate, weight_decay=decay)
+
+
+def _union(tasks: Sequence[DatasetExperience]) -> DatasetExperience:
+    """Join the data of all tasks into one experience."""
+    joined = tasks[0].dataset
+    for experience in tasks[1:]:
+        joined = joined.concat(experience.dataset)
+    union = next(iter(benchmark_from_datasets(train=[joined]).streams["train"]))
+    union.task_labels = sorted({label for task in tasks for label in task.task_labels})
+    union.classes_in_this_experience = sorted(
+        {label for task in tasks for label in task.classes_in_this_experience}
+    )
+    return union
+
+
+class _Strategy(TensorBatches, SupervisedTemplate):  # type: ignore[misc]
+    """Avalanche's supervised training with random numbers that depend on nothing but the seed."""
+
+    def __init__(
+        self,
+        *,
+        config: RunConfig,
+        model: nn.Module,
+        optimizer: Optimizer,
+        plugins: Sequence[SupervisedPlugin],
+        device: str,
+    ) -> None:
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            criterion=nn.CrossEntropyLoss(),
+            train_mb_size=config.training.batch_size,
+            train_epochs=config.training.epochs,
+            eval_mb_size=EVALUATION_BATCH,
+            device=device,
+            plugins=plugins,
+            evaluator=_silent_evaluator(),
+        )
+        self.seed = config.seed
+        self.position = 0
+        self.joint_tasks: Sequence[DatasetExperience] = ()
+        self.consolidation_seconds = 0.0
+
+    def make_train_dataloader(self, **kwargs: Any) -> None:
+        self.batch_generator = torch.Generator()
+        self.batch_generator.manual_seed(derive_seed(self.seed, "order", self.position))
+        if len({task.task_label for task in self.joint_tasks}) > 1:
+            self.dataloader = _OneTaskABatch(
+                [
+                    batch_source(task.dataset.train()).augmented(self.batch_generator)
+                    for task in self.joint_tasks
+                ],
+                self.train_mb_size,
+                self.batch_generator,
+            )
+        else:
+            super().make_train_dataloader(**kwargs)
+
+    def _before_training_exp(self, **kwargs: Any) -> None:
+        super()._before_training_exp(**kwargs)
+        # After the plugins' hooks, so that what one of them draws shifts no dropout.
+        _reseed(derive_seed(self.seed, "training", self.position))
+
+    def _after_training_exp(self, **kwargs: Any) -> None:
+        begin = time.perf_counter()
+        super()._after_training_exp(**kwargs)
+        self.consolidation_seconds = time.perf_counter() - begin
+
+
+def _silent_evaluator() -> EvaluationPlugin:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No loggers specified")
+        return EvaluationPlugin(collect_all=False)
+
+
+class _OneTaskABatch:
+    """Mini-batches of one task each, all tasks mixed in random order, each sample once an epoch.
+
+    Args:
+        sources: The data of each task.
+        batch_size: Samples a mini-batch; the last one of a task may be smaller.
+        generator: Source of the order.
+    """
+
+    def __init__(
+        self, sources: Sequence[BatchSource], batch_size: int, generator: torch.Generator
+    ) -> None:
+        self.sources = sources
+        self.batch_size = batch_size
+        self.generator = generator
+
+    def __len__(self) -> int:
+        return sum(math.ceil(len(source) / self.batch_size) for source in self.sources)
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        batches = []
+        for source in self.sources:
+            order = torch.randperm(len(source), generator=self.generator).tolist()
+            batches += [
+                (source, order[start : start + self.batch_size])
+                for start in range(0, len(order), self.batch_size)
+            ]
+        for i in torch.randperm(len(batches), generator=self.generator).tolist():
+            source, chosen = batches[i]
+            yield source.__getitems__(chosen)
+
+
+class _Watch(SupervisedPlugin):  # type: ignore[misc]
+    """Notes the loss of the task by epoch, and ends a run that is no longer finite.
+
+    It comes before the method's plugins, so what it reads in ``before_backward`` is the loss of
+    the task alone.
+
+    Args:
+        history: Rows are appended to it.
+        names: Names of the tasks, for messages.
+        plugins: The method's plugins, whose penalty is read at the end of each epoch.
+    """
+
+    def __init__(
+        self, history: list[dict[str, Any]], names: Sequence[str], plugins: Sequence[Any]
+    ) -> None:
+        super().__init__()
+        self.history = history
+        self.names = names
+        self.penalties = [getattr(plugin, "penalty", plugin) for plugin in plugins]
+        self.total = 0.0
+        self.count = 0
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        self.total, self.count = 0.0, 0
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        # The value costs a walk over the weights: it is read in an epoch's last iteration alone.
+        is_last = strategy.clock.train_epoch_iterations == len(strategy.dataloader) - 1
+        for penalty in self.penalties:
+            if hasattr(penalty, "track_value"):
+                penalty.track_value = is_last
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        self._add(strategy, float(strategy.loss.detach()))
+
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        self._check(strategy, float(strategy.loss.detach()))
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        self.history.append(
+            {
+                "task": strategy.position,
+                "epoch": strategy.clock.train_exp_epochs,
+                "task_loss": self.total / max(self.count, 1),
+                "penalty": sum(float(p.value) for p in self.penalties if hasattr(p, "value")),
+            }
+        )
+        for name, parameter in strategy.model.named_parameters():
+            if not bool(parameter.isfinite().all()):
+                when = self._when(strategy)
+                raise DivergenceError(f"The weights `{name}` were no longer finite {when}.")
+
+    def _add(self, strategy: Any, loss: float) -> None:
+        self._check(strategy, loss)
+        self.total += loss
+        self.count += 1
+
+    def _check(self, strategy: Any, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise DivergenceError(f"The loss became {loss} {self._when(strategy)}.")
+
+    def _when(self, strategy: Any) -> str:
+        epoch = strategy.clock.train_exp_epochs + 1
+        return (
+            f"in iteration {strategy.clock.train_epoch_iterations + 1} of epoch {epoch} on task "
+            f"{strategy.position + 1} ({self.names[strategy.position]})"
+        )
+
+
+class _Probe:
+    """Measures a model on every task of a stream without changing it.
+
+    Args:
+        stream: The tasks.
+        device: Where the model lives.
+    """
+
+    def __init__(self, stream: Stream, device: str) -> None:
+        self.stream = stream
+        self.device = device
+        self.cache: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
+        self.cached_bytes = 0
+
+    @torch.no_grad()
+    def accuracy(self, model: nn.Module, split: str) -> list[float]:
+        """Return the accuracy on every task, 0..1.
+
+        Args:
+            model: Left as it is.
+            split: "test" or "validation".
+        """
+        modes = {name: module.training for name, module in model.named_modules()}
+        model.eval()
+        row = [self._share(model, split, position) for position in range(len(self.stream.tasks))]
+        for name, module in model.named_modules():
+            module.training = modes[name]
+        return row
+
+    def _share(self, model: nn.Module, split: str, position: int) -> float:
+        right = torch.zeros((), dtype=torch.int64, device=self.device)
+        count = 0
+        for x, y in self._batches(split, position):
+            output = model(x, position) if isinstance(model, MultiTaskModule) else model(x)
+            right += (output.argmax(dim=1) == y).sum()
+            count += len(y)
+        return int(right) / count if count else 0.0
+
+    def _batches(self, split: str, position: int) -> Iterator[tuple[Tensor, Tensor]]:
+        key = (split, position)
+        if key in self.cache:
+            yield from self.cache[key]
+            return
+        task = self.stream.tasks[position]
+        data: Split = getattr(task, split)
+        kept = []
+        for start in range(0, len(data), EVALUATION_BATCH):
+            x = task.transform(data.x[start : start + EVALUATION_BATCH].to(self.device))
+            batch = (x, data.y[start : start + EVALUATION_BATCH].to(self.device))
+            kept.append(batch)
+            yield batch
+        num_bytes = sum(x.numel() * x.element_size() for x, _ in kept)
+        if self.cached_bytes + num_bytes <= CACHE_BYTES:
+            self.cache[key] = kept
+            self.cached_bytes += num_bytes
