@@ -36,9 +36,8 @@ __all__ = ["PenaltyMode", "QuadraticPenalty", "StabilityWarning", "penalty_value
 
 PenaltyMode = Literal["gradient", "proximal"]
 
-# Elements a processor walks at a time: the five pieces in use (weight, gradient, importance,
-# anchor, buffer) then fit in a second-level cache of 1 MiB and up.
-_CHUNK = 1 << 15
+# Elements that a processor walks at a time: a temporary of this many stays in its cache.
+_CHUNK = 1 << 18
 
 
 class StabilityWarning(RuntimeWarning):
@@ -104,11 +103,15 @@ def proximal_step(parameter: Tensor, importance: Tensor, anchor: Tensor, step: f
         >>> weight
         tensor([2., 4.])
     """
-    limit = torch.finfo(importance.dtype).max / 2
+    if step == 0:
+        return
+    # s / (1 + s) as 1 / (1 + 1 / s): exact in the limits of no and of infinite importance.
+    inverse = max(1 / step, torch.finfo(importance.dtype).tiny)
+    one = importance.new_ones(())
     for theta, omega, star in _pieces(parameter, importance, anchor):
-        pull = torch.mul(omega, min(step, limit)).clamp_(max=limit)
-        pull.div_(pull + 1)
-        theta.addcmul_(pull.to(theta.dtype), star - theta)
+        weight = torch.reciprocal(omega)
+        torch.add(one, weight, alpha=inverse, out=weight)
+        theta.lerp_(star, weight.reciprocal_().to(theta.dtype))
 
 
 @dataclass
@@ -311,11 +314,21 @@ class QuadraticPenalty:
             self.on_task_gradient(name, parameter)
         if importance is None or anchor is None:
             return
-        if self.track_value:
-            value = _value(parameter, importance, anchor)
-            self.value = self.value.to(value) + self.strength * value
         if self.mode == "gradient":
-            _add_gradient(name, parameter, importance, anchor, 2 * self.strength, iteration.scale)
+            gradient = _dense(name, parameter.grad)
+            value = _add_gradient(
+                parameter,
+                gradient,
+                importance,
+                anchor,
+                factor=2 * self.strength,
+                scale=iteration.scale,
+                track=self.track_value,
+            )
+        else:
+            value = _value(parameter, importance, anchor)
+        if value is not None:
+            self.value = self.value.to(value) + self.strength * value
 
     def _release(self) -> None:
         iteration = self._iteration
@@ -378,42 +391,53 @@ def _pieces(parameter: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     if parameter.device.type != "cpu" or not all(tensor.is_contiguous() for tensor in tensors):
         yield tensors
         return
-    flat = [tensor.view(-1) for tensor in tensors]
-    for start in range(0, len(flat[0]), _CHUNK):
-        yield tuple(tensor[start : start + _CHUNK] for tensor in flat)
+    yield from zip(*(torch.split(tensor.view(-1), _CHUNK) for tensor in tensors), strict=True)
 
 
-def _value(parameter: Tensor, importance: Tensor, anchor: Tensor) -> Tensor:
-    total = torch.zeros((), dtype=importance.dtype, device=importance.device)
-    for theta, omega, star in _pieces(parameter, importance, anchor):
-        total += (theta - star).square_().mul_(omega).sum()
-    return total
-
-
-def _add_gradient(
-    name: str,
-    parameter: Tensor,
-    importance: Tensor,
-    anchor: Tensor,
-    factor: float,
-    scale: Tensor,
-) -> None:
-    gradient = parameter.grad
-    if gradient is None:
-        return
-    if gradient.is_sparse:
+def _dense(name: str, gradient: Tensor | None) -> Tensor | None:
+    if gradient is not None and gradient.is_sparse:
         raise NotImplementedError(
             f"Expected `{name}` to have a dense gradient, got a sparse one. "
             "Use mode='proximal', or build the embedding with sparse=False."
         )
-    rows = gradient[: len(importance)] if gradient.shape != importance.shape else gradient
+    return gradient
+
+
+def _value(parameter: Tensor, importance: Tensor, anchor: Tensor) -> Tensor:
+    total = importance.new_zeros(())
+    for theta, omega, star in _pieces(parameter, importance, anchor):
+        total += (theta - star).square_().mul(omega).sum()
+    return total
+
+
+def _add_gradient(
+    parameter: Tensor,
+    gradient: Tensor | None,
+    importance: Tensor,
+    anchor: Tensor,
+    *,
+    factor: float,
+    scale: Tensor | None,
+    track: bool,
+) -> Tensor | None:
+    """Add the penalty's gradient to the task's; return its value over strength, if tracked."""
+    if gradient is None:
+        return None
+    if scale is not None and scale.device.type == "cpu":
+        factor, scale = factor * float(scale), None
+    rows = gradient if gradient.shape == importance.shape else gradient[: len(importance)]
+    total = importance.new_zeros(()) if track else None
     for theta, omega, star, grad in _pieces(parameter, importance, anchor, rows):
         pull = theta - star
+        if total is not None:
+            total += pull.square().mul(omega).sum()
+        if scale is not None:  # reading it would wait for the accelerator
+            pull.mul_(scale)
         if pull.dtype == omega.dtype == grad.dtype:
-            # The scale stays on its device: reading it would wait for the accelerator.
-            grad.addcmul_(pull.mul_(omega), scale.to(pull), value=factor)
+            grad.addcmul_(omega, pull, value=factor)
         else:
-            grad.add_((pull * omega).mul_(scale).mul_(factor))
+            grad.add_(omega * pull, alpha=factor)
+    return total
 
 
 def _bound(group: Mapping[str, Any]) -> float:

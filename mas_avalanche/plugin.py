@@ -28,6 +28,7 @@ from mas_avalanche.consolidation import (
 from mas_avalanche.guard import LossGuard, check_weights
 from mas_avalanche.importance import estimate_importance
 from mas_avalanche.penalty import PenaltyMode, QuadraticPenalty
+from mas_avalanche.tensor_batches import TensorBatches, batch_source
 
 __all__ = ["MASPlugin"]
 
@@ -240,14 +241,15 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
             check_weights(strategy.model)
         data = self.importance_data
         if data is None:
-            data = experience.dataset.eval()
+            data = _without_training_transforms(strategy, experience, self.batch_size)
         elif callable(data):
             data = data(experience)
         label = self.task_label
         if label is None:
             label = _single_label(strategy.model, experience)
         importance = self._measure(strategy.model, data, label)
-        self.importance = merge_importance(self.importance, importance, self.alpha)
+        old = move_to_model(self.importance, strategy.model)
+        self.importance = merge_importance(old, importance, self.alpha)
         self.anchor = take_anchor(strategy.model, self.importance)
 
     def _measure(self, model: nn.Module, data: Any, label: int | None) -> dict[str, Tensor]:
@@ -272,6 +274,18 @@ def _check_strength(value: float) -> None:
             f"Expected `lambda_reg` to be finite and at least 0, got {value}. "
             "0 trains as the naive strategy does."
         )
+
+
+def _without_training_transforms(strategy: Any, experience: Any, batch_size: int) -> Any:
+    data = experience.dataset.eval()
+    if not isinstance(strategy, TensorBatches):
+        return data
+    try:
+        source = batch_source(data)
+    except ValueError:  # the strategy has said why when it made its own loader
+        return data
+    starts = range(0, len(source), batch_size)
+    return (source.__getitems__(range(len(source))[i : i + batch_size]) for i in starts)
 
 
 def _single_label(model: nn.Module, experience: Any) -> int | None:
