@@ -1,0 +1,1 @@
+"""Timings: what exactness and the penalty cost, and how fast training is, each in one run."""
