@@ -106,7 +106,8 @@ def proximal_step(parameter: Tensor, importance: Tensor, anchor: Tensor, step: f
     if step == 0:
         return
     # s / (1 + s) as 1 / (1 + 1 / s): exact in the limits of no and of infinite importance.
-    inverse = max(1 / step, torch.finfo(importance.dtype).tiny)
+    limits = torch.finfo(importance.dtype)
+    inverse = min(max(1 / step, limits.tiny), limits.max)
     one = importance.new_ones(())
     for theta, omega, star in _pieces(parameter, importance, anchor):
         weight = torch.reciprocal(omega)
@@ -167,6 +168,7 @@ class QuadraticPenalty:
         self.on_task_gradient: Callable[[str, nn.Parameter], None] | None = None
         self.scale = torch.ones(())
         self._warned = False
+        self._largest: dict[str, float] = {}
         self._iteration = _Iteration()
 
     @property
@@ -212,10 +214,10 @@ class QuadraticPenalty:
                 self.on_task_gradient or (needs_hook and weight is not None)
             ):
                 hook = partial(self._on_gradient, iteration, name, weight, anchor.get(name))
-                handle = parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+                handle = parameter.register_post_accumulate_grad_hook(hook)
                 iteration.handles.append(handle)
         if iteration.handles:
-            opener = strategy.loss.register_hook(partial(_open, iteration))  # type: ignore[no-untyped-call]
+            opener = strategy.loss.register_hook(partial(_open, iteration))
             iteration.handles.append(opener)
         if self.mode == "proximal" and importance:
             iteration.optimizer_handle = strategy.optimizer.register_step_post_hook(
@@ -223,12 +225,20 @@ class QuadraticPenalty:
             )
 
     def after_backward(self, strategy: _Strategy) -> None:
-        """Remove the hooks of this iteration's backward pass."""
-        del strategy
+        """Remove the hooks of this iteration's backward pass.
+
+        Args:
+            strategy: The strategy whose ``loss`` was differentiated.
+
+        Warns:
+            StabilityWarning: See :meth:`warn_if_unstable`.
+        """
         for handle in self._iteration.handles:
             handle.remove()
         self._iteration.handles.clear()
         self._iteration.scale = None
+        if self._largest:
+            self._check_stability(strategy)
 
     def after_update(
         self, strategy: _Strategy, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]
@@ -255,22 +265,25 @@ class QuadraticPenalty:
                 proximal_step(parameter, importance[name], anchor[name], step)
 
     def warn_if_unstable(self, strategy: _Strategy, importance: Mapping[str, Tensor]) -> None:
-        r"""Warn, once, where the gradient form must diverge with the strategy's SGD.
+        r"""Have the next iterations warn, once, where the gradient form must diverge with SGD.
 
         An entry of curvature :math:`2 \lambda \Omega` oscillates with growing amplitude once
         :math:`2 \eta \lambda \Omega` exceeds 2, or :math:`2 (1 + \beta)` with heavy-ball momentum
         :math:`\beta` (:math:`2 (1 + \beta) / (1 + 2 \beta)` with Nesterov's). Adaptive optimizers
-        normalise their step and have no such bound.
+        normalise their step and have no such bound. Each iteration compares the learning rates of
+        that moment over the parameters that take part, before its update; the warning is a
+        :class:`StabilityWarning` with the number, the bound, the parameter and the remedies.
 
         Args:
             strategy: The strategy about to train.
-            importance: Weight of each entry, by parameter name.
-
-        Warns:
-            StabilityWarning: With the number, the bound, the parameter and the remedies.
+            importance: Weight of each entry, by parameter name, as it will be given to
+                :meth:`before_backward`.
         """
-        if self._warned or self.mode != "gradient" or not isinstance(strategy.optimizer, SGD):
-            return
+        self._largest = {}
+        if not self._warned and self.mode == "gradient" and isinstance(strategy.optimizer, SGD):
+            self._largest = {name: float(value.max()) for name, value in importance.items()}
+
+    def _check_stability(self, strategy: _Strategy) -> None:
         groups = {
             id(parameter): group
             for group in strategy.optimizer.param_groups
@@ -278,22 +291,21 @@ class QuadraticPenalty:
         }
         worst, worst_name, worst_bound = 0.0, "", 2.0
         for name, parameter in strategy.model.named_parameters():
-            if name in importance and parameter.requires_grad and id(parameter) in groups:
+            if name in self._iteration.done and name in self._largest and id(parameter) in groups:
                 group = groups[id(parameter)]
                 bound = _bound(group)
-                rate = float(group["lr"])
-                size = 2 * rate * self.strength * float(importance[name].max())
+                size = 2 * float(group["lr"]) * self.strength * self._largest[name]
                 if size / bound > worst / worst_bound:
                     worst, worst_name, worst_bound = size, name, bound
         if worst > worst_bound:
-            self._warned = True
+            self._warned, self._largest = True, {}
             warnings.warn(
                 f"The penalty will diverge: 2 * learning rate * strength * max importance = "
                 f"{worst:.3g} exceeds {worst_bound:.3g} in `{worst_name}`. Use mode='proximal', "
                 f"or divide the strength ({self.strength:g}) or the learning rate by more than "
                 f"{worst / worst_bound:.3g}.",
                 StabilityWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
 
     @torch.no_grad()

@@ -208,7 +208,7 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.anchor = move_to_model(self.anchor, strategy.model)
 
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        """Warn before the penalty diverges at the present learning rate."""
+        """Have the penalty warn before it diverges."""
         self.penalty.warn_if_unstable(strategy, self.importance)
 
     def before_backward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
