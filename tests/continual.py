@@ -76,6 +76,10 @@ class HeadedNet(MultiTaskModule):
         return self.heads[task_label](self.trunk(x))
 
 
+def plain_sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
 def sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.8, weight_decay=1e-3)
 

@@ -4,7 +4,6 @@ A file ``NAME.py`` in this folder defines ``METHOD = Method(name="NAME", ...)``,
 lists every choice that the paper leaves open. Nothing else has to be told of a new method.
 """
 
-import difflib
 import importlib
 import inspect
 import math
@@ -12,6 +11,8 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from benchmarks.schema import suggest
 
 __all__ = ["Method", "get", "names"]
 
@@ -75,8 +76,8 @@ class Method:
         for option in options:
             if option not in self.options():
                 raise ValueError(
-                    f"Expected an option of method {self.name!r}, one of "
-                    f"{list(self.options())}, got {option!r}.{_suggestion(option, self.options())}"
+                    f"Expected an option of method {self.name!r}, got {option!r}. "
+                    f"{suggest(option, self.options())}"
                 )
         if self.strength is None and strength is not None:
             raise ValueError(
@@ -94,8 +95,9 @@ class Method:
 
 
 def names() -> tuple[str, ...]:
-    """List the names of all methods, sorted."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    """List the names of all methods, sorted; files whose name begins with "_" are helpers."""
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(sorted(name for name in found if not name.startswith("_")))
 
 
 def get(name: str) -> Method:
@@ -116,10 +118,7 @@ def get(name: str) -> Method:
         'MAS'
     """
     if name not in names():
-        raise ValueError(
-            f"Expected a method, one of {', '.join(names())}, got {name!r}."
-            f"{_suggestion(name, names())}"
-        )
+        raise ValueError(f"Expected the name of a method, got {name!r}. {suggest(name, names())}")
     module = importlib.import_module(f"{__name__}.{name}")
     method = getattr(module, "METHOD", None)
     if not isinstance(method, Method) or method.name != name:
@@ -128,8 +127,3 @@ def get(name: str) -> Method:
             f"{method!r}."
         )
     return method
-
-
-def _suggestion(word: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""

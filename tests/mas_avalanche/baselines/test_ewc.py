@@ -2,8 +2,10 @@ import pickle
 
 import pytest
 import torch
+from avalanche.benchmarks import nc_benchmark
 from avalanche.models import MTSimpleMLP
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from mas_avalanche.baselines import EWCPlugin
 from mas_avalanche.baselines.ewc import add_task_term
@@ -63,6 +65,26 @@ def test_importance_does_not_depend_on_the_size_of_mini_batches():
     for name, value in found[0].items():
         for other in found[1:]:
             torch.testing.assert_close(value, other[name], rtol=1e-10, atol=0)
+
+
+def test_importance_is_measured_on_data_without_training_transforms():
+    x, y = tensors(experiences()[0])
+    data = TensorDataset(x, y)
+    benchmark = nc_benchmark(
+        [data],
+        [data],
+        n_experiences=1,
+        task_labels=False,
+        shuffle=False,
+        one_dataset_per_exp=True,
+        train_transform=torch.neg,
+    )
+    model, plugin = single_head(), EWCPlugin(1.0)
+    (experience,) = benchmark.train_stream
+    assert torch.equal(experience.dataset[0][0], -x[0])
+    train(model, [experience], [plugin])
+    for name, value in plain.fisher_of(model, model, x, y).items():
+        torch.testing.assert_close(plugin.importance[name], value, rtol=1e-10, atol=0)
 
 
 def test_merged_terms_equal_their_literal_sum():

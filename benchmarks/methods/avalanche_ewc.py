@@ -1,0 +1,35 @@
+"""Avalanche's own EWC plugin, as shipped, in its default mode (a term a task).
+
+Where it departs from the paper: the square is taken of the gradient of a mini-batch's mean, so that
+the Fisher information is many times too small and depends on the batch size; augmented data; no
+factor ½; the terms of all tasks are kept and walked one by one.
+"""
+
+from typing import Any
+
+from avalanche.training.plugins import EWCPlugin
+
+from benchmarks.methods import Method, get
+from benchmarks.methods._shipped import CountsStored
+
+
+class _EWC(CountsStored, EWCPlugin):  # type: ignore[misc]
+    """Avalanche's plugin with a count of what it stores."""
+
+
+def _plugins(strength: float) -> list[Any]:
+    return [_EWC(ewc_lambda=strength)]
+
+
+METHOD = Method(
+    name="avalanche_ewc",
+    title="EWC (Avalanche's own)",
+    strength="λ",
+    default_grid=get("ewc").default_grid,
+    plugins=_plugins,
+    paper=get("ewc").paper,
+    notes=(
+        "As shipped: squares mini-batch gradients, augmented data, no factor ½, two copies of the "
+        "parameters a task.",
+    ),
+)

@@ -1,0 +1,32 @@
+"""Avalanche's own Learning without Forgetting plugin, as shipped.
+
+Where it departs from the paper: the teacher stays in training mode (dropout acts, batch
+normalisation goes on adapting); there is no factor T², and no warm-up. It distils all old heads of
+a multi-head model with a second pass of the student.
+"""
+
+from typing import Any
+
+from avalanche.training.plugins import LwFPlugin
+
+from benchmarks.methods import Method, get
+from benchmarks.methods._shipped import CountsStored
+
+
+class _LwF(CountsStored, LwFPlugin):  # type: ignore[misc]
+    """Avalanche's plugin with a count of what it stores."""
+
+
+def _plugins(strength: float) -> list[Any]:
+    return [_LwF(alpha=strength)]
+
+
+METHOD = Method(
+    name="avalanche_lwf",
+    title="LwF (Avalanche's own)",
+    strength="α",
+    default_grid=get("lwf").default_grid,
+    plugins=_plugins,
+    paper=get("lwf").paper,
+    notes=("As shipped: teacher in training mode, no factor T².",),
+)

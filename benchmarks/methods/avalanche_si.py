@@ -1,0 +1,37 @@
+"""Avalanche's own Synaptic Intelligence plugin, as shipped.
+
+Where it departs from the paper: on a CPU its copies of the weights are views of the live ones, so
+that all importance is 0 and the penalty changes nothing. All it does there is to give the heads of
+old tasks a gradient of 0, which weight decay and momentum take as a reason to move them. On other
+devices importance is limited to 0.001 and may be negative, the path integral takes the total
+gradient, and the penalty has a factor ½ and leaves out normalisation layers.
+"""
+
+from typing import Any
+
+from avalanche.training.plugins import SynapticIntelligencePlugin
+
+from benchmarks.methods import Method, get
+from benchmarks.methods._shipped import CountsStored
+
+
+class _SI(CountsStored, SynapticIntelligencePlugin):  # type: ignore[misc]
+    """Avalanche's plugin with a count of what it stores."""
+
+
+def _plugins(strength: float) -> list[Any]:
+    return [_SI(si_lambda=strength)]
+
+
+METHOD = Method(
+    name="avalanche_si",
+    title="SI (Avalanche's own)",
+    strength="λ",
+    default_grid=get("si").default_grid,
+    plugins=_plugins,
+    paper=get("si").paper,
+    notes=(
+        "As shipped: protects nothing on a CPU, where all its importance is 0; elsewhere it is "
+        "limited to 0.001 and taken from the total gradient.",
+    ),
+)
