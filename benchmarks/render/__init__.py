@@ -1,0 +1,170 @@
+"""Reports: pure functions from a study and its records to files.
+
+- :func:`render` writes the report of a study into a folder: ``README.md``, one self-contained
+  ``index.html``, ``figures/`` as SVG and PNG, ``tables/`` as CSV and LaTeX, ``records.jsonl`` and
+  ``summary.json``.
+- :func:`index` writes ``README.md`` and ``index.html`` of the folder that holds the reports.
+- :func:`check` says where committed reports differ from what their records produce.
+- :func:`compare` puts two studies, or two versions of one, side by side.
+
+:func:`build` gives the same bytes as :func:`render` without writing them. They depend on study,
+records and the versions of the libraries that draw, on nothing else: no clock, no path, no order of
+arrival. No report is edited by hand; commentary belongs in the study file.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import Record, read_lines, write_lines
+from benchmarks.render import page
+from benchmarks.render.analysis import StudyResult, analyse
+from benchmarks.render.content import Content, TableBlock, compose
+from benchmarks.render.drawing import style
+from benchmarks.render.files import differences, replace_folder
+from benchmarks.render.tables import Cell, Column, Row, Table, csv_files, overview_table
+from benchmarks.study import Study, load
+
+__all__ = ["build", "check", "index", "render"]
+
+_OWNED = ("figures", "tables")
+
+
+def render(study: Study, records: Sequence[Record], out: Path) -> None:
+    """Write the report of a study.
+
+    Args:
+        study: What was declared.
+        records: Its records, in any order.
+        out: Folder of the report; what an earlier report left in it is replaced.
+
+    Raises:
+        ValueError: If there is no record, one belongs elsewhere, or two stand for the same run.
+    """
+    replace_folder(Path(out), build(study, records), _OWNED)
+
+
+def build(study: Study, records: Sequence[Record]) -> dict[str, bytes]:
+    """Make the files of a report.
+
+    Args:
+        study: What was declared.
+        records: Its records, in any order.
+
+    Returns:
+        Content by path within the report's folder.
+
+    Raises:
+        ValueError: If there is no record, one belongs elsewhere, or two stand for the same run.
+    """
+    result = analyse(study, records)
+    with style():
+        content = compose(result)
+        legend = page.legend_items(result.methods)
+    context = {"study": study, "result": result, "sections": content.sections, "legend": legend}
+    files = dict(content.files)
+    files |= {f"tables/{name}": text.encode() for name, text in csv_files(result).items()}
+    files |= {f"tables/{table.name}.tex": page.latex_table(table) for table in _tables(content)}
+    files["README.md"] = page.write("report.md.j2", context)
+    files["index.html"] = page.write("report.html.j2", context)
+    files["records.jsonl"] = write_lines(records).encode()
+    files["summary.json"] = _summary(result)
+    return files
+
+
+def index(reports: Path) -> None:
+    """Write the pages that list all reports, from the summaries in their folders.
+
+    Args:
+        reports: Folder that holds a folder for each study.
+    """
+    replace_folder(Path(reports), _index_files(Path(reports)), ())
+
+
+def check(reports: Path, find: Callable[[str], Study] = load) -> list[str]:
+    """Compare committed reports with what their records produce.
+
+    Args:
+        reports: Folder that holds a folder for each study.
+        find: Gives the study of a name.
+
+    Returns:
+        A sentence a difference; none where all is as it should be.
+    """
+    reports = Path(reports)
+    found = []
+    for folder in sorted(path for path in reports.iterdir() if path.is_dir()):
+        records = folder / "records.jsonl"
+        if not records.is_file():
+            found.append(f"{records} is missing, so nothing in {folder} can be checked.")
+            continue
+        files = build(find(folder.name), read_lines(records))
+        found += differences(folder, files, _OWNED)
+    return found + differences(reports, _index_files(reports), ())
+
+
+def _tables(content: Content) -> list[Table]:
+    return [
+        block.table
+        for section in content.sections
+        for block in section.blocks
+        if isinstance(block, TableBlock)
+    ]
+
+
+def _summary(result: StudyResult) -> bytes:
+    table = overview_table(result)
+    summary = {
+        "name": result.study.name,
+        "title": result.study.title,
+        "question": result.study.question,
+        "answer": result.answer,
+        "num_records": len(result.records),
+        "table": {
+            "caption": table.caption,
+            "columns": [column.title for column in table.columns],
+            "rows": [
+                {
+                    "method": row.method,
+                    "cells": [
+                        {"text": c.text, "order": _finite(c.order), "bold": c.bold}
+                        for c in row.cells
+                    ],
+                }
+                for row in table.rows
+            ],
+            "notes": [note for note in table.notes if note],
+        },
+    }
+    return (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _finite(value: float | None) -> float | None:
+    return round(value, 6) if value is not None and isfinite(value) else None
+
+
+def _index_files(reports: Path) -> dict[str, bytes]:
+    studies = [_read_summary(path) for path in sorted(reports.glob("*/summary.json"))]
+    context = {"studies": studies}
+    return {
+        "README.md": page.write("index.md.j2", context),
+        "index.html": page.write("index.html.j2", context),
+    }
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    table = summary["table"]
+    columns = tuple(
+        Column(title, numeric=number > 0) for number, title in enumerate(table["columns"])
+    )
+    rows = tuple(
+        Row(tuple(Cell(c["text"], c["order"], c["bold"]) for c in row["cells"]), row["method"])
+        for row in table["rows"]
+    )
+    name = f"{path.parent.name}-overview"
+    summary["table"] = Table(name, table["caption"], columns, rows, tuple(table["notes"]))
+    summary["name"] = path.parent.name
+    return summary

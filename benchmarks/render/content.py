@@ -1,0 +1,406 @@
+"""What stands in a report, in which order, whatever it is written in.
+
+A report is a list of sections, a section a list of blocks. The Markdown and the HTML page loop over
+the same list, so neither can say what the other does not.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.metrics import METRICS
+from benchmarks.render import figures, published, tables, text
+from benchmarks.render.analysis import COSTS, MethodInfo, PartResult, StudyResult
+from benchmarks.render.drawing import inline_svg, png, svg
+from benchmarks.render.importance import importance_figures
+
+__all__ = [
+    "Bullets",
+    "Code",
+    "Content",
+    "Figure",
+    "Figures",
+    "Prose",
+    "Section",
+    "TableBlock",
+    "compose",
+]
+
+
+@dataclass(frozen=True)
+class Prose:
+    """Paragraphs.
+
+    Args:
+        markdown: Their text.
+    """
+
+    markdown: str
+    kind: str = "prose"
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list.
+
+    Args:
+        items: Pairs of a term, which may be empty, and what is said of it; plain text.
+    """
+
+    items: tuple[tuple[str, str], ...]
+    kind: str = "bullets"
+
+
+@dataclass(frozen=True)
+class Code:
+    """Commands.
+
+    Args:
+        lines: One a line.
+    """
+
+    lines: tuple[str, ...]
+    kind: str = "code"
+
+
+@dataclass(frozen=True)
+class TableBlock:
+    """A table.
+
+    Args:
+        table: The table.
+        part: Part that it belongs to.
+    """
+
+    table: tables.Table
+    part: str | None = None
+    kind: str = "table"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure.
+
+    Args:
+        title: Short heading, names the part.
+        caption: How it is read.
+        inline: ``<svg>`` for the page.
+        file: Path of the file without its ending; empty where the page alone has it.
+        part: Part that it belongs to.
+        method: Method that it belongs to alone.
+    """
+
+    title: str
+    caption: str
+    inline: str
+    file: str
+    part: str
+    method: str | None = None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Figures side by side.
+
+    Args:
+        figures: What the page shows.
+        files: What the Markdown shows: pairs of title and path without ending.
+        caption: Said once for all of them.
+        small: Whether they are small multiples.
+        legend: Methods that are shown; empty where each row is labelled.
+    """
+
+    figures: tuple[Figure, ...]
+    files: tuple[tuple[str, str], ...]
+    caption: str
+    small: bool = False
+    legend: tuple[MethodInfo, ...] = ()
+    kind: str = "figures"
+
+
+Block = Prose | Bullets | Code | TableBlock | Figures
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what follows.
+
+    Args:
+        name: Anchor.
+        title: Heading.
+        blocks: What stands below it.
+    """
+
+    name: str
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass
+class Content:
+    """A report before it is written.
+
+    Args:
+        result: What it is about.
+        sections: In order.
+        files: Figures and LaTeX sources by path.
+    """
+
+    result: StudyResult
+    sections: list[Section] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    num_figures: int = 0
+
+    def add(self, name: str, title: str, blocks: Sequence[Block | None]) -> None:
+        """Append a section, unless it would be empty."""
+        there = tuple(block for block in blocks if block is not None)
+        if there:
+            self.sections.append(Section(name, title, there))
+
+    def draw(self, panel: figures.Panel, *, legend: bool = False) -> Figures | None:
+        """Draw a panel for each part that has something to show."""
+        made, files = [], []
+        for part in self.result.parts:
+            alone = panel.draw(part, True)
+            within = panel.draw(part, False)
+            if alone is None or within is None:
+                continue
+            path = f"figures/{part.name}-{panel.name}"
+            self.files[f"{path}.svg"] = svg(alone)
+            self.files[f"{path}.png"] = png(alone)
+            made.append(Figure(part.label, "", inline_svg(within, self._prefix()), path, part.name))
+            files.append((f"{panel.title}: {part.label}", path))
+        if not made:
+            return None
+        shown = self.result.methods if legend else ()
+        return Figures(tuple(made), tuple(files), panel.caption, legend=shown)
+
+    def draw_heat_maps(self) -> list[Block]:
+        """Draw the accuracy matrices: one a method for the page, one a part for files."""
+        blocks: list[Block] = []
+        for part in self.result.parts:
+            together = figures.heat_maps(part)
+            if together is None:
+                continue
+            path = f"figures/{part.name}-matrices"
+            self.files[f"{path}.svg"] = svg(together)
+            self.files[f"{path}.png"] = png(together)
+            made = []
+            for method in part.methods:
+                sketch = figures.heat_map(part, method)
+                if sketch is not None:
+                    inline = inline_svg(sketch, self._prefix())
+                    made.append(Figure(method.title, "", inline, "", part.name, method.name))
+            title = f"Accuracy matrices: {part.label}"
+            blocks.append(Figures(tuple(made), ((title, path),), part.label, small=True))
+        return blocks
+
+    def _prefix(self) -> str:
+        self.num_figures += 1
+        return f"f{self.num_figures}-"
+
+
+def compose(result: StudyResult) -> Content:
+    """Put the report together; to be called inside :func:`benchmarks.render.drawing.style`.
+
+    Args:
+        result: The study.
+
+    Returns:
+        Sections and figure files.
+    """
+    content = Content(result)
+    panel = {p.name: p for p in figures.panels()}
+    overview = content.draw(panel["overview"])
+    single = len(result.parts) == 1
+    table = (
+        TableBlock(tables.results_table(result.parts[0]), result.parts[0].name)
+        if single
+        else TableBlock(tables.overview_table(result))
+    )
+    content.add("answer", "Answer", [table, overview])
+    if result.study.commentary.strip():
+        content.add("commentary", "Commentary", [Prose(result.study.commentary.strip())])
+    if not single:
+        content.add(
+            "results",
+            "Results by part",
+            [TableBlock(tables.results_table(part), part.name) for part in result.parts],
+        )
+    content.add("curves", panel["curves"].title, [content.draw(panel["curves"], legend=True)])
+    maps = content.draw_heat_maps()
+    if maps:
+        intro = Prose(
+            "Accuracy on each task after each task, averaged over seeds. What is right of the "
+            "stair had not been learned yet."
+        )
+        content.add("matrices", "Accuracy matrices", [intro, *maps])
+    for name in ("plasticity", "cost"):
+        content.add(name, panel[name].title, [content.draw(panel[name], legend=True)])
+    content.add(
+        "sensitivity",
+        "Sensitivity to strength",
+        [
+            content.draw(panel["strength-accuracy"], legend=True),
+            content.draw(panel["strength-forgetting"]),
+        ],
+    )
+    paired = [(part, tables.paired_table(part)) for part in result.parts]
+    content.add(
+        "paired",
+        "Paired differences",
+        [
+            content.draw(panel["paired"]),
+            *(TableBlock(found, part.name) for part, found in paired if found is not None),
+        ],
+    )
+    _add_importance(content)
+    _add_published(content)
+    _add_selection(content)
+    _add_deviations(content)
+    content.add("definitions", "Definitions", [Bullets(_definitions())])
+    _add_environment(content)
+    return content
+
+
+def _add_importance(content: Content) -> None:
+    blocks: list[Block] = []
+    for drawn in importance_figures():
+        blocks += [block for block in [content.draw(drawn)] if block is not None]
+    content.add("importance", "Importance of parameters", blocks)
+
+
+def _add_published(content: Content) -> None:
+    found = [
+        TableBlock(table, part.name)
+        for part in content.result.parts
+        if (table := published.published_table(part)) is not None
+    ]
+    if found:
+        content.add("published", "Published numbers in the same setting", found)
+
+
+def _add_selection(content: Content) -> None:
+    study = content.result.study
+    found = [
+        TableBlock(table, part.name)
+        for part in content.result.parts
+        if (table := tables.selection_table(part)) is not None
+    ]
+    if not found:
+        return
+    seeds = ", ".join(map(str, study.seeds.tuning))
+    intro = Prose(
+        f"Procedure `{study.selection.procedure}`: the strength with the best final average "
+        f"accuracy on validation data, on tuning seed {seeds}, which is not reported. Validation "
+        "data is cut from the training data. The runs of the grid are records like all others: "
+        "[tables/selection.csv](tables/selection.csv)."
+    )
+    content.add("selection", "Selection of strengths", [intro, *found])
+
+
+def _add_deviations(content: Content) -> None:
+    result = content.result
+    items = [
+        (info.title, " ".join(filter(None, (info.paper, *info.notes)))) for info in result.methods
+    ]
+    items += [
+        (part.part.title, f"This stream stands in for {part.stand_in_for}.")
+        for part in result.parts
+        if part.stand_in_for
+    ]
+    items += [
+        ("Mixed conditions", f"The runs differ in {name}: {_tally(values)}.")
+        for name, values in result.environment.items()
+        if len(values) > 1 and name != "date of the runs"
+    ]
+    problems = tables.problems_table(result)
+    ending = (
+        TableBlock(problems)
+        if problems is not None
+        else Prose("Every declared run of the evaluation is there and finished.")
+    )
+    content.add(
+        "deviations",
+        "Deviations and failures",
+        [Bullets(tuple((term, said) for term, said in items if said)), ending],
+    )
+
+
+def _definitions() -> tuple[tuple[str, str], ...]:
+    matrix = (
+        "R[i, j]",
+        "accuracy on the test data of task j after training task i; T is the number of tasks.",
+    )
+    interval = (
+        "Interval",
+        "95 % percentile bootstrap over seeds (10,000 resamples) from 5 seeds on. With fewer seeds "
+        "the smallest and largest are given, which is no interval, and nothing is claimed. So few "
+        "points make the bootstrap narrow: tables/summary.csv has the t interval beside it.",
+    )
+    pairing = (
+        "Paired difference",
+        "methods of one seed see the same data in the same order from the same initial weights, "
+        "so they are compared seed by seed. p-values are those of the paired t-test, corrected by "
+        "Holm's procedure; the exact sign-flip test stands beside them.",
+    )
+    metrics = tuple(
+        (f"{m.short} ({m.title})" if m.short.lower() != m.title else m.short, m.definition)
+        for m in METRICS
+    )
+    costs = tuple((c.title, c.definition) for c in COSTS)
+    return (matrix, *metrics, *costs, interval, pairing)
+
+
+def _add_environment(content: Content) -> None:
+    result = content.result
+    study = result.study
+    items = [(part.label, _part_words(part)) for part in result.parts]
+    content.add("setting", "Setting", [Bullets(tuple(items))])
+    environment = tuple((name, _tally(values)) for name, values in result.environment.items())
+    content.add("environment", "Environment", [Bullets(environment)])
+    content.add(
+        "commands",
+        "Make it again",
+        [
+            Code(
+                (
+                    f"python -m benchmarks run {study.name}     # train what is missing",
+                    f"python -m benchmarks report {study.name}  # write this report",
+                )
+            ),
+            Prose(
+                "The numbers come from [records.jsonl](records.jsonl), one run a line with its "
+                "whole configuration; [tables](tables) holds every number as CSV and the tables "
+                "as LaTeX, [figures](figures) the figures as SVG and PNG."
+            ),
+        ],
+    )
+
+
+def _part_words(part: PartResult) -> str:
+    declared, stream = part.part, part.stream
+    training = declared.training
+    words = [
+        str(stream.get("description", declared.stream)),
+        f"{stream['scenario']}-incremental, {len(part.task_names)} tasks"
+        if "scenario" in stream
+        else "",
+        f"stands in for {part.stand_in_for}" if part.stand_in_for else "",
+        f"model {declared.model}{_options(dict(declared.model_options))}",
+        f"{training.optimizer} with learning rate {training.learning_rate:g}, momentum "
+        f"{training.momentum:g}, weight decay {training.weight_decay:g}, {training.epochs} epochs, "
+        f"mini-batches of {training.batch_size}",
+    ]
+    return "; ".join(word.rstrip(".") for word in words if word) + "."
+
+
+def _options(options: dict[str, object]) -> str:
+    shown = ", ".join(f"{key} = {value}" for key, value in sorted(options.items()))
+    return f" ({shown})" if shown else ""
+
+
+def _tally(values: Mapping[str, int]) -> str:
+    pairs = values.items()
+    if len(values) == 1:
+        return next(iter(values))
+    return ", ".join(f"{value} ({text.count(number)} records)" for value, number in pairs)

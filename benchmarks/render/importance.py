@@ -1,0 +1,93 @@
+"""Figures of what a method found important, for records that carry it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.render import text
+from benchmarks.render.analysis import PartResult
+from benchmarks.render.drawing import Sketch
+from benchmarks.render.figures import Panel
+from benchmarks.render.palette import PAPER
+
+__all__ = ["importance_figures", "importance_shares"]
+
+
+def importance_figures() -> tuple[Panel, ...]:
+    """List the figures of importance."""
+    return (
+        Panel(
+            "importance-layers",
+            "Where importance lies",
+            "Share of the summed importance in each layer, after each task, of the first method "
+            "whose records carry it; averaged over seeds.",
+            _layers,
+        ),
+    )
+
+
+def importance_shares(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Divide each task's importance among the layers.
+
+    Args:
+        summary: A record's importance: by task and layer, with at least ``sum``.
+
+    Returns:
+        By task and layer a share; the shares of a task sum to 1, or are 0 where all is.
+
+    Example:
+        >>> importance_shares({"0": {"a": {"sum": 1.0}, "b": {"sum": 3.0}}})
+        {'0': {'a': 0.25, 'b': 0.75}}
+    """
+    shares = {}
+    for task, layers in summary.items():
+        sums = {name: float(found["sum"]) for name, found in layers.items()}
+        total = sum(sums.values())
+        shares[task] = {name: value / total if total else 0.0 for name, value in sums.items()}
+    return shares
+
+
+def _layers(part: PartResult, alone: bool) -> Sketch | None:
+    method = next(
+        (m for m in part.methods if any(r.record.importance for r in m.runs.values())), None
+    )
+    if method is None:
+        return None
+    found = [
+        importance_shares(run.record.importance)
+        for run in method.runs.values()
+        if run.record.importance
+    ]
+    tasks = list(found[0])
+    layers = list(dict.fromkeys(name for shares in found[0].values() for name in shares))
+    share = np.array(
+        [
+            [np.mean([f.get(task, {}).get(layer, 0.0) for f in found]) for task in tasks]
+            for layer in layers
+        ]
+    )
+    figure = Figure(figsize=(3.8, 0.8 + 0.2 * len(layers)), layout="constrained")
+    axes = figure.add_subplot()
+    sketch = Sketch(figure, f"Importance of {method.title} by layer and task on {part.label}")
+    tips = [
+        f"{layer}, task {task}: {text.percent(share[i, j])} % of the importance"
+        for i, layer in enumerate(layers)
+        for j, task in enumerate(tasks)
+    ]
+    axes.pcolormesh(
+        100 * share, cmap="cividis", vmin=0, edgecolor=PAPER, linewidth=0.4,
+        gid=sketch.mark(method.name, *tips),
+    )  # fmt: skip
+    axes.set_xticks(np.arange(len(tasks)) + 0.5, tasks)
+    axes.set_yticks(np.arange(len(layers)) + 0.5, layers)
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.set_xlabel("Task")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    title = f"{method.title}: share of importance"
+    axes.set_title(f"{part.label}, {title}" if alone else title)
+    return sketch
