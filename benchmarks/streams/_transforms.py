@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["Normalize", "Permute"]
+__all__ = ["CentreCrop", "Normalize", "Permute", "RandomCrop"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Normalize:
         full: The stored value that counts as 1.
 
     Example:
-        >>> Normalize((0.5,), (0.5,))(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
+        >>> x = torch.tensor([[[[0, 255]]]], dtype=torch.uint8)
+        >>> Normalize((0.5,), (0.5,))(x).round()
         tensor([[[[-1.,  1.]]]])
     """
 
@@ -66,3 +68,75 @@ class Permute:
         """
         flat = self.normalize(x).flatten(2)
         return flat[:, :, self.index.to(x.device)].view(x.shape)
+
+
+@dataclass(frozen=True)
+class CentreCrop:
+    """Cut out the middle, resize it, then normalise.
+
+    Images that :class:`RandomCrop` has already cut to `crop` pixels are not cut again.
+
+    Args:
+        crop: Height and width that is cut out, in stored pixels.
+        size: Height and width of the model input.
+        normalize: Applied last.
+    """
+
+    crop: int
+    size: int
+    normalize: Normalize
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Make model input of a mini-batch of shape (N, channels, S, S) with S >= `crop`.
+
+        Args:
+            x: As stored, or already cut.
+
+        Returns:
+            float32 of shape (N, channels, size, size).
+        """
+        start = (x.shape[-1] - self.crop) // 2
+        x = x[..., start : start + self.crop, start : start + self.crop]
+        if self.crop == self.size:
+            return self.normalize(x)
+        resized = F.interpolate(x.float(), (self.size, self.size), mode="bilinear", antialias=True)
+        return self.normalize(resized)
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """Cut a square out of every image at a place of its own, and mirror half of them.
+
+    Args:
+        crop: Height and width of the square in stored pixels.
+        pad: Zeros added at each edge first.
+        flip: Whether to mirror every other image, on average, left to right.
+    """
+
+    crop: int
+    pad: int = 0
+    flip: bool = True
+
+    def __call__(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """Cut a mini-batch of shape (N, channels, S, S) with S + 2 `pad` >= `crop`.
+
+        Args:
+            x: As stored, on any device.
+            rng: A CPU generator; one draw decides the same cuts on every device.
+
+        Returns:
+            Shape (N, channels, crop, crop), of the type of `x`.
+        """
+        if self.pad:
+            x = F.pad(x, (self.pad,) * 4)
+        n, room = len(x), x.shape[-1] - self.crop
+        corner = torch.randint(room + 1, (2, n), generator=rng)
+        steps = torch.arange(self.crop)
+        rows = corner[0].view(n, 1, 1) + steps.view(1, -1, 1)
+        columns = corner[1].view(n, 1, 1) + steps.view(1, 1, -1)
+        if self.flip:
+            mirrored = torch.rand(n, generator=rng) < 0.5
+            columns = torch.where(mirrored.view(n, 1, 1), columns.flip(-1), columns)
+        which = torch.arange(n).view(n, 1, 1)
+        index = [part.to(x.device) for part in (which, rows, columns)]
+        return x.permute(0, 2, 3, 1)[index[0], index[1], index[2]].permute(0, 3, 1, 2)
