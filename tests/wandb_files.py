@@ -1,15 +1,12 @@
-"""Read wandb's offline files back without a server, and stand in for one on this machine.
+"""Read wandb's offline files back without a server.
 
 A `.wandb` file is a 7-byte header (":W&B", magic, version) and then a log in LevelDB's framing:
 blocks of 32 KiB, each piece with checksum, length and kind. The pieces join to protocol buffers.
 """
 
 import contextlib
-import http.server
 import json
-import socket
 import struct
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -125,51 +122,3 @@ def wait_until(condition: Any, seconds: float) -> bool:
             return True
         time.sleep(0.05)
     return bool(condition())
-
-
-@contextlib.contextmanager
-def refusing_server() -> Iterator[str]:
-    """Give an address at which nothing listens."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))  # bound, never listening: connections are refused
-        yield f"http://127.0.0.1:{held.getsockname()[1]}"
-
-
-@contextlib.contextmanager
-def hanging_server() -> Iterator[str]:
-    """Accept connections and never answer."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(64)  # the kernel completes connections, nobody reads them
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-
-
-@contextlib.contextmanager
-def erring_server(status: int = 500) -> Iterator[str]:
-    """Answer every request with an error."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def _answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            body = b'{"errors": [{"message": "the stand-in always fails"}]}'
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_POST = do_PUT = _answer  # noqa: N815
-
-        def log_message(self, *args: Any) -> None:
-            del args
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

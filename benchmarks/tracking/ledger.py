@@ -56,5 +56,18 @@ def write(folder: Path, run_id: str, entry: Entry) -> None:
     temporary.replace(path)
 
 
+def is_sent(folder: Path, entry: Entry) -> bool:
+    """Say whether wandb has marked an offline run as sent.
+
+    Args:
+        folder: The mirror's folder.
+        entry: The run.
+
+    Returns:
+        True where the marker lies beside the run's file.
+    """
+    return any((folder / entry.files).glob("*.wandb.synced"))
+
+
 def _path(folder: Path, run_id: str) -> Path:
     return folder / "mirrored" / f"{run_id}.json"

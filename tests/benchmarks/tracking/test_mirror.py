@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from pathlib import Path
 
@@ -10,14 +9,8 @@ import pytest
 
 from benchmarks.tracking import client, default_mode, mirror
 from benchmarks.tracking.content import content_of
-from tests.wandb_files import (
-    erring_server,
-    hanging_server,
-    refusing_server,
-    runs_in,
-    service_processes,
-    wait_until,
-)
+from tests.wandb_files import runs_in, service_processes, wait_until
+from tests.wandb_server import failing, hanging, refusing, serve
 
 
 def make_record(**changes):
@@ -163,6 +156,12 @@ def test_nothing_of_the_machine_is_told(offline):
     assert not {"stats", "output", "output_raw", "environment"} & set(run.kinds)
 
 
+def test_a_killed_process_is_started_again(offline, tmp_path, caplog):
+    client._state.process.kill()
+    assert mirror(make_record(id="b"), "offline", tmp_path) == "written"
+    assert not caplog.records
+
+
 def test_disabled_touches_nothing(tmp_path):
     assert mirror(make_record(), "disabled", tmp_path / "none") == "disabled"
     assert not (tmp_path / "none").exists()
@@ -170,20 +169,20 @@ def test_disabled_touches_nothing(tmp_path):
 
 def test_joint_training_has_one_row_after_all_tasks():
     content = content_of(make_record(method="joint", accuracy={"test": [[0.8, 0.9]]}))
-    assert [row["tasks_trained"] for row in content.rows if "tasks_trained" in row] == [0, 2]
+    assert [row.at for row in content.rows if row.axis == "tasks_trained"] == [0, 2]
     assert content.summary["average_accuracy"] == pytest.approx(0.85)
 
 
 def test_a_run_that_failed_at_once_still_has_content():
-    record = make_record(status="failed", accuracy={}, initial_accuracy={}, seconds={}, history=())
+    record = make_record(status="failed", accuracy={}, initial_accuracy={}, seconds={}, history=[])
     content = content_of(record)
     assert content.failed
-    assert content.heat_map == ""
-    assert content.table[1] == []
+    assert content.final == {}
+    assert content.rows == ()
 
 
 def test_wandb_missing_is_said_once(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(client, "is_installed", lambda: False)
     with caplog.at_level(logging.WARNING):
         assert mirror(make_record(), "offline", tmp_path) == "failed"
         assert mirror(make_record(id="b"), "offline", tmp_path) == "failed"
@@ -205,19 +204,39 @@ def test_a_record_without_id_is_said(tmp_path, caplog):
     assert "the study goes on" in caplog.text
 
 
+def test_online_sends_once_and_resumes(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    with serve() as standing:
+        monkeypatch.setenv("WANDB_BASE_URL", standing.url)
+        assert mirror(make_record(), "online", tmp_path / "one") == "written"
+        lines = dict(standing.lines["00112233445566aa"])
+        assert mirror(make_record(), "online", tmp_path / "one") == "unchanged"
+        assert mirror(make_record(), "online", tmp_path / "two") == "unchanged"
+        assert mirror(make_record(device="cuda"), "online", tmp_path / "two") == "updated"
+        client.leave()
+    assert standing.finished == {"00112233445566aa": 0}
+    assert standing.runs["00112233445566aa"]["jobType"] == "mas"
+    assert "record-00112233445566aa" in standing.artifacts
+    assert standing.summaries["00112233445566aa"]["average_accuracy"] == pytest.approx(0.75)
+    later = [row for row in standing.lines["00112233445566aa"].items() if row not in lines.items()]
+    assert len(lines) == 7
+    assert all("accuracy_matrix" in row for _, row in later)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     "server",
     [
-        hanging_server,
-        pytest.param(erring_server, marks=pytest.mark.slow),
-        pytest.param(refusing_server, marks=pytest.mark.slow),
+        hanging,
+        pytest.param(failing, marks=pytest.mark.slow),
+        pytest.param(refusing, marks=pytest.mark.slow),
     ],
 )
 def test_a_bad_server_costs_bounded_time_once(server, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setitem(client._WAIT_SECONDS, "online", 6.0)
-    with server() as address, caplog.at_level(logging.WARNING):
-        monkeypatch.setenv("WANDB_BASE_URL", address)
+    with server() as standing, caplog.at_level(logging.WARNING):
+        monkeypatch.setenv("WANDB_BASE_URL", standing.url)
         start = time.monotonic()
         assert mirror(make_record(), "online", tmp_path) == "kept offline"
         first = time.monotonic() - start
@@ -237,18 +256,10 @@ def test_no_key_online_keeps_the_record_offline(tmp_path, monkeypatch, caplog):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    with refusing_server() as address, caplog.at_level(logging.WARNING):
-        monkeypatch.setenv("WANDB_BASE_URL", address)
+    with refusing() as standing, caplog.at_level(logging.WARNING):
+        monkeypatch.setenv("WANDB_BASE_URL", standing.url)
         assert mirror(make_record(), "online", tmp_path) == "kept offline"
     assert "could not be reached" in caplog.text
-
-
-def test_a_killed_process_is_started_again(tmp_path, caplog):
-    assert mirror(make_record(), "offline", tmp_path) == "written"
-    os.kill(client._state.process._popen.pid, 9)
-    client._state.process._popen.wait()
-    assert mirror(make_record(id="b"), "offline", tmp_path) == "written"
-    assert not caplog.records
 
 
 @pytest.mark.parametrize(
