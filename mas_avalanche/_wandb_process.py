@@ -6,11 +6,14 @@ import json
 import logging
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
+
+import psutil
 
 __all__ = [
     "Mode",
@@ -18,9 +21,11 @@ __all__ = [
     "WandbProcess",
     "WandbStuckError",
     "Writer",
+    "drop_partial",
     "is_installed",
     "mode_from_environment",
     "open_request",
+    "open_run",
     "short",
 ]
 
@@ -208,10 +213,60 @@ class WandbProcess:
             self._popen.stdout.close()
 
     def kill(self) -> None:
-        """Kill the process; wandb's own service leaves when its parent is gone."""
-        if self._owner == os.getpid():
-            self._popen.kill()
-            self._popen.wait()
+        """Kill the process and the service that wandb started for it."""
+        if self._owner != os.getpid():
+            return
+        children: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            children = psutil.Process(self._popen.pid).children(recursive=True)
+        self._popen.kill()
+        for child in children:
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+        self._popen.wait()
+        psutil.wait_procs(children, timeout=_LEAVE_SECONDS)
+
+
+def open_run(
+    request: dict[str, Any], seconds: float, process: WandbProcess | None = None
+) -> tuple[WandbProcess, dict[str, Any]]:
+    """Open a run, offline where it cannot be opened online.
+
+    Args:
+        request: See :func:`open_request`.
+        seconds: The longest to wait, once online and once offline.
+        process: Where to open it; by default, and where it is gone, a new one.
+
+    Returns:
+        The process that holds the run; and the answer, in which ``mode`` is the mode it was opened
+        in and ``why`` the reason where that is not the mode asked for.
+
+    Raises:
+        WandbError: If it cannot be opened offline either.
+    """
+    if process is None or not process.usable():
+        process = WandbProcess()
+    try:
+        answer = process.ask([request], seconds)[0]
+    except WandbError as error:
+        process.kill()
+        if request["mode"] != "online":
+            raise
+        drop_partial(Path(request["folder"]), request["id"])
+        process, answer = open_run(request | {"mode": "offline"}, seconds)
+        return process, answer | {"why": str(error)}
+    return process, answer | {"mode": request["mode"], "why": ""}
+
+
+def drop_partial(folder: Path, run_id: str) -> None:
+    """Remove what a run leaves behind that never reached a server.
+
+    Args:
+        folder: The folder of wandb's files.
+        run_id: The run's id.
+    """
+    for partial in (folder / "wandb").glob(f"run-*-{run_id}"):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 class Writer:
@@ -294,8 +349,8 @@ class Writer:
 
     def _work(self, request: dict[str, Any]) -> None:
         try:
-            self._process = process = WandbProcess()
-            answer = process.ask([request], self._seconds)[0]
+            process, answer = open_run(request, self._seconds)
+            self._process = process
             if answer["why"]:
                 self.say(
                     f"Weights & Biases could not be reached ({short(answer['why'])}). The run is "

@@ -13,7 +13,6 @@ Values that are no numbers are dictionaries with the key ``kind``: ``histogram``
 import io
 import json
 import os
-import shutil
 import sys
 import threading
 import time
@@ -62,14 +61,7 @@ class Session:
 
     def _do_open(self, request: Mapping[str, Any]) -> dict[str, Any]:
         os.environ["WANDB_DATA_DIR"] = request["data"]
-        mode, why = request["mode"], ""
-        try:
-            self._run = _start(request, mode)
-        except Exception as error:
-            if mode != "online":
-                raise
-            mode, why = "offline", f"{type(error).__name__}: {error}"
-            self._run = _start(request, mode)
+        self._run = _start(request)
         run = self._run
         for axis, patterns in request["axes"].items():
             run.define_metric(axis, hidden=True)
@@ -81,8 +73,6 @@ class Session:
         self._earlier = self._read_note(request["axes"]) if resumed else {}
         summary = dict(run.summary)
         return {
-            "mode": mode,
-            "why": why,
             "resumed": resumed,
             "digest": str(summary.get("record_digest", "")),
             "files": str(_folder_of(run)),
@@ -166,7 +156,7 @@ class Session:
         temporary.replace(self._note)
 
 
-def _start(request: Mapping[str, Any], mode: str) -> Any:
+def _start(request: Mapping[str, Any]) -> Any:
     import wandb
 
     folder = Path(request["folder"])
@@ -178,27 +168,21 @@ def _start(request: Mapping[str, Any], mode: str) -> Any:
         for name, value in wanted.items()
         if name in known or name in request["settings"]
     }
-    before = set(folder.glob(f"wandb/run-*-{request['id']}"))
-    try:
-        return wandb.init(
-            id=request["id"],
-            project=request["project"],
-            entity=request["entity"],
-            name=request["name"],
-            group=request["group"],
-            job_type=request["job_type"],
-            tags=request["tags"],
-            config=request["config"],
-            dir=str(folder),
-            mode=mode,  # type: ignore[arg-type]
-            # A new offline file is the whole run: sending it starts at row 0, also a second time.
-            resume="allow" if request["resume"] or mode == "online" else None,
-            settings=wandb.Settings(**settings),
-        )
-    except Exception:
-        for partial in set(folder.glob(f"wandb/run-*-{request['id']}")) - before:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
+    return wandb.init(
+        id=request["id"],
+        project=request["project"],
+        entity=request["entity"],
+        name=request["name"],
+        group=request["group"],
+        job_type=request["job_type"],
+        tags=request["tags"],
+        config=request["config"],
+        dir=str(folder),
+        mode=request["mode"],
+        # A new offline file is the whole run: sending it starts at row 0, also a second time.
+        resume="allow" if request["resume"] or request["mode"] == "online" else None,
+        settings=wandb.Settings(**settings),
+    )
 
 
 def _folder_of(run: Any) -> Path:

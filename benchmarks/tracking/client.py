@@ -16,8 +16,10 @@ from mas_avalanche._wandb_process import (
     WandbError,
     WandbProcess,
     WandbStuckError,
+    drop_partial,
     is_installed,
     open_request,
+    open_run,
     short,
 )
 from mas_avalanche._wandb_process import mode_from_environment as default_mode
@@ -92,7 +94,7 @@ def _mirror(record: Mapping[str, Any], mode: Mode, folder: Path) -> Outcome:
         return "unchanged"
     content = content_of(record)
     try:
-        answer = _ask(_opening(content, wanted, folder, resume=sent), wanted)[0]
+        answer = _open(content, wanted, folder, resume=sent)
         if answer["why"]:
             _state.unreachable = True
             _say(
@@ -107,7 +109,7 @@ def _mirror(record: Mapping[str, Any], mode: Mode, folder: Path) -> Outcome:
                 f"Weights & Biases failed while sending ({short(error)}). Runs are kept in "
                 f"{folder}; `python -m benchmarks sync` sends them later."
             )
-            _drop_partial(folder, content.run_id)
+            drop_partial(folder, content.run_id)
             return _mirror(record, mode, folder)
         if not isinstance(error, WandbStuckError):
             raise
@@ -124,7 +126,7 @@ def _mirror(record: Mapping[str, Any], mode: Mode, folder: Path) -> Outcome:
     return "kept offline" if answer["mode"] != mode else outcome
 
 
-def _opening(content: Content, mode: Mode, folder: Path, *, resume: bool) -> list[dict[str, Any]]:
+def _open(content: Content, mode: Mode, folder: Path, *, resume: bool) -> dict[str, Any]:
     request = open_request(
         content.run_id,
         mode,
@@ -137,7 +139,11 @@ def _opening(content: Content, mode: Mode, folder: Path, *, resume: bool) -> lis
         config=content.config,
         resume=resume,
     )
-    return [request]
+    before = _state.process
+    _state.process, answer = open_run(request, _WAIT_SECONDS[mode], before)
+    if _state.process is not before:
+        atexit.register(_state.process.leave)
+    return answer
 
 
 def _write(content: Content, answer: dict[str, Any], mode: Mode) -> Outcome:
@@ -164,7 +170,13 @@ def _write(content: Content, answer: dict[str, Any], mode: Mode) -> Outcome:
                 "files": {"record.json": content.artifact},
             },
         ]
-    _ask([*requests, {"do": "close", "exit_code": int(content.failed)}], mode)
+    requests.append({"do": "close", "exit_code": int(content.failed)})
+    if _state.process is not None:
+        try:
+            _state.process.ask(requests, _WAIT_SECONDS[mode])
+        except WandbError:
+            _state.process.kill()  # half a run is open in it
+            raise
     return outcome
 
 
@@ -175,23 +187,6 @@ def _values(record: "Mapping[str, Any] | _HasJson") -> Mapping[str, Any]:
         Mapping[str, Any],
         json.loads(values if isinstance(values, str) else json.dumps(values)),
     )
-
-
-def _ask(requests: list[dict[str, Any]], mode: Mode) -> list[dict[str, Any]]:
-    if _state.process is None or not _state.process.usable():
-        _state.process = WandbProcess()
-        atexit.register(_state.process.leave)
-    try:
-        return _state.process.ask(requests, _WAIT_SECONDS[mode])
-    except WandbError:
-        # Half a run may be open in it: the next record gets a process of its own.
-        _state.process.kill()
-        raise
-
-
-def _drop_partial(folder: Path, run_id: str) -> None:
-    for partial in (folder / "wandb").glob(f"run-*-{run_id}"):
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _say(sentence: str) -> None:
