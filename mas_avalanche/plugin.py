@@ -28,7 +28,7 @@ from mas_avalanche.consolidation import (
 from mas_avalanche.guard import LossGuard, check_weights
 from mas_avalanche.importance import estimate_importance
 from mas_avalanche.penalty import PenaltyMode, QuadraticPenalty
-from mas_avalanche.tensor_batches import TensorBatches, batch_source
+from mas_avalanche.tensor_batches import BatchSource, TensorBatches, batch_source
 
 __all__ = ["MASPlugin"]
 
@@ -120,6 +120,7 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.importance: dict[str, Tensor] = {}
         self.anchor: dict[str, Tensor] = {}
         self.importance_seconds: list[float] = []
+        self._num_parts = 0  # of the present task of an online stream
         self._loss_guard = LossGuard()
 
     @property
@@ -174,6 +175,7 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
             "importance": dict(self.importance),
             "anchor": dict(self.anchor),
             "importance_seconds": list(self.importance_seconds),
+            "num_parts": self._num_parts,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -185,7 +187,7 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
         Raises:
             ValueError: If it is not one, or its importance and anchor do not fit together.
         """
-        expected = {"format", "importance", "anchor", "importance_seconds"}
+        expected = {"format", "importance", "anchor", "importance_seconds", "num_parts"}
         if set(state) != expected or state["format"] != _FORMAT:
             raise ValueError(
                 f"Expected `state` to have the keys {sorted(expected)} and format {_FORMAT}, got "
@@ -200,10 +202,13 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
             )
         self.importance, self.anchor = importance, anchor
         self.importance_seconds = list(state["importance_seconds"])
+        self._num_parts = int(state["num_parts"])
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Follow the model to its device, forget what it no longer has."""
-        _closing_experience(strategy.experience, self.alpha)
+        _check_boundaries(strategy.experience, self.alpha)
+        if getattr(strategy.experience, "is_first_subexp", False):
+            self._num_parts = 0
         self.importance = move_to_model(self.importance, strategy.model)
         self.anchor = move_to_model(self.anchor, strategy.model)
 
@@ -233,7 +238,8 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Measure the importance of what was learned and let it join that of before."""
-        experience = _closing_experience(strategy.experience, self.alpha)
+        self._num_parts += 1
+        experience = _closing_experience(strategy.experience, self._num_parts)
         if experience is None:
             return
         if self.check_finite:
@@ -241,7 +247,7 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
             check_weights(strategy.model)
         data = self.importance_data
         if data is None:
-            data = _without_training_transforms(strategy, experience, self.batch_size)
+            data = _without_training_transforms(strategy, experience)
         elif callable(data):
             data = data(experience)
         label = self.task_label
@@ -254,7 +260,7 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
 
     def _measure(self, model: nn.Module, data: Any, label: int | None) -> dict[str, Tensor]:
         start = time.perf_counter()
-        importance = estimate_importance(
+        measured = estimate_importance(
             model,
             data,
             objective=self.objective,
@@ -263,7 +269,7 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
             max_samples=self.max_samples,
             progress=self.verbose,
         )
-        importance = normalize_importance(drop_unreached(importance), self.normalization)
+        importance = normalize_importance(drop_unreached(measured), self.normalization)
         self.importance_seconds.append(time.perf_counter() - start)
         return importance
 
@@ -276,16 +282,27 @@ def _check_strength(value: float) -> None:
         )
 
 
-def _without_training_transforms(strategy: Any, experience: Any, batch_size: int) -> Any:
+class _Cut:
+    """Mini-batches cut from tensors, in the form that ``estimate_importance`` reads by slices."""
+
+    def __init__(self, source: BatchSource) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def batch(self, indices: Tensor) -> list[Tensor]:
+        return self._source.__getitems__(indices.tolist())
+
+
+def _without_training_transforms(strategy: Any, experience: Any) -> Any:
     data = experience.dataset.eval()
     if not isinstance(strategy, TensorBatches):
         return data
     try:
-        source = batch_source(data)
+        return _Cut(batch_source(data))
     except ValueError:  # the strategy has said why when it made its own loader
         return data
-    starts = range(0, len(source), batch_size)
-    return (source.__getitems__(range(len(source))[i : i + batch_size]) for i in starts)
 
 
 def _single_label(model: nn.Module, experience: Any) -> int | None:
@@ -296,16 +313,24 @@ def _single_label(model: nn.Module, experience: Any) -> int | None:
     return int(labels.pop()) if len(labels) == 1 else None
 
 
-def _closing_experience(experience: Any, alpha: float | None) -> Any:
-    """Find the experience that ends here: of an online stream, the whole one, at its last part."""
-    if not isinstance(experience, OnlineCLExperience):
-        return experience
-    if experience.access_task_boundaries:
-        return experience.origin_experience if experience.is_last_subexp else None
-    if alpha is None:
+def _check_boundaries(experience: Any, alpha: float | None) -> None:
+    if (
+        isinstance(experience, OnlineCLExperience)
+        and not experience.access_task_boundaries
+        and alpha is None
+    ):
         raise ValueError(
             "Expected the online stream to give access to its task boundaries, got one that does "
             "not. A sum over its many small parts would grow without end: build it with "
             "access_task_boundaries=True, or give `alpha` for a moving average over the parts."
         )
-    return experience
+
+
+def _closing_experience(experience: Any, num_parts: int) -> Any:
+    """Find the experience that ends here: of an online stream, the whole one, at its last part."""
+    if not isinstance(experience, OnlineCLExperience) or not experience.access_task_boundaries:
+        return experience
+    # Avalanche's splitter does not mark the last part where its size divides the whole.
+    if experience.is_last_subexp or num_parts == experience.sub_stream_length:
+        return experience.origin_experience
+    return None
