@@ -250,15 +250,15 @@ METRICS: tuple[Metric, ...] = (
         "backward transfer",
         "BWT",
         True,
-        "mean over the tasks j < T of R[T, j] - R[j, j] (Lopez-Paz and Ranzato, 2017).",
+        "mean over the tasks j < T of R[T, j] − R[j, j] (Lopez-Paz and Ranzato, 2017).",
     ),
     Metric(
         "forgetting_first_minus_last",
         "forgetting (first minus last)",
         "Forgetting (first)",
         False,
-        "mean over the tasks j < T of R[j, j] - R[T, j], the convention of Avalanche; it is -BWT. "
-        "The official MAS code and De Lange et al. (2021) divide by T instead of T - 1.",
+        "mean over the tasks j < T of R[j, j] − R[T, j], the convention of Avalanche; it is −BWT. "
+        "The official MAS code and De Lange et al. (2021) divide by T instead of T − 1.",
     ),
     Metric(
         "learning_accuracy",
@@ -266,14 +266,14 @@ METRICS: tuple[Metric, ...] = (
         "LA",
         True,
         "mean over all tasks j of R[j, j], the accuracy right after learning it "
-        "(Riemer et al., 2019). ACC = LA + BWT (T - 1) / T.",
+        "(Riemer et al., 2019). ACC = LA + BWT (T − 1) / T.",
     ),
     Metric(
         "forward_transfer",
         "forward transfer",
         "FWT",
         True,
-        "mean over the tasks j > 1 of R[j - 1, j] - b[j], with b the accuracy of the untrained "
+        "mean over the tasks j > 1 of R[j − 1, j] − b[j], with b the accuracy of the untrained "
         "network (Lopez-Paz and Ranzato, 2017). A head that was never trained gives chance on both "
         "sides.",
     ),

@@ -48,6 +48,7 @@ __all__ = [
     "sign_flip_p_value",
     "standard_error",
     "t_interval",
+    "unpaired_difference",
 ]
 
 CONFIDENCE = 0.95
@@ -376,6 +377,45 @@ def paired_difference(
             higher_is_better=higher_is_better,
         ),
     )
+
+
+def unpaired_difference(
+    ours: Sequence[float], theirs: Sequence[float], generator: np.random.Generator
+) -> Estimate:
+    """Compare two sets of runs that share no seed.
+
+    Args:
+        ours: One point a seed.
+        theirs: One point a seed.
+        generator: Draws the bootstrap resamples, of each side on its own.
+
+    Returns:
+        Mean of ours minus mean of theirs. ``n`` is the smaller side's; below :data:`MIN_SEEDS`
+        there is no interval, and the ends are those of the differences of single points.
+
+    Raises:
+        ValueError: If a point is not finite.
+
+    Example:
+        >>> unpaired_difference([0.75], [0.25, 0.5], generator_for("x")).mean
+        0.375
+    """
+    a, b = _finite(ours), _finite(theirs)
+    n = min(len(a), len(b))
+    if n == 0:
+        return Estimate(0, nan, nan, nan, nan, "none")
+    mean = float(a.mean() - b.mean())
+    error = sqrt(standard_error(ours) ** 2 + standard_error(theirs) ** 2) if n > 1 else nan
+    if n < MIN_SEEDS:
+        gaps = np.subtract.outer(a, b)
+        return Estimate(n, mean, error, float(gaps.min()), float(gaps.max()), "range")
+    resampled = [
+        points[(generator.random((_NUM_RESAMPLES, len(points))) * len(points)).astype(np.intp)]
+        for points in (a, b)
+    ]
+    means = resampled[0].mean(axis=1) - resampled[1].mean(axis=1)
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(n, mean, error, float(low), float(high), "bootstrap")
 
 
 def best_beyond_noise(

@@ -21,13 +21,14 @@ from typing import Any
 from benchmarks.record import Record, read_lines, write_lines
 from benchmarks.render import page
 from benchmarks.render.analysis import StudyResult, analyse
+from benchmarks.render.comparison import compare
 from benchmarks.render.content import Content, TableBlock, compose
 from benchmarks.render.drawing import style
 from benchmarks.render.files import differences, replace_folder
 from benchmarks.render.tables import Cell, Column, Row, Table, csv_files, overview_table
 from benchmarks.study import Study, load
 
-__all__ = ["build", "check", "index", "render"]
+__all__ = ["build", "check", "compare", "index", "render"]
 
 _OWNED = ("figures", "tables")
 
@@ -63,7 +64,15 @@ def build(study: Study, records: Sequence[Record]) -> dict[str, bytes]:
     with style():
         content = compose(result)
         legend = page.legend_items(result.methods)
-    context = {"study": study, "result": result, "sections": content.sections, "legend": legend}
+    context = {
+        "title": study.title,
+        "question": study.question,
+        "answer": result.answer,
+        "parts": [(part.name, part.label) for part in result.parts],
+        "sections": content.sections,
+        "legend": legend,
+        "crumb": True,
+    }
     files = dict(content.files)
     files |= {f"tables/{name}": text.encode() for name, text in csv_files(result).items()}
     files |= {f"tables/{table.name}.tex": page.latex_table(table) for table in _tables(content)}

@@ -14,6 +14,8 @@ import numpy as np
 from benchmarks import methods as registry
 from benchmarks.metrics import METRICS, Metric, average_accuracy_curve, forgetting, metric_values
 from benchmarks.record import Record
+from benchmarks.render import text
+from benchmarks.selection import choose
 from benchmarks.statistics import (
     MIN_SEEDS,
     Estimate,
@@ -39,6 +41,7 @@ __all__ = [
     "StudyResult",
     "analyse",
     "describe_method",
+    "measure",
 ]
 
 COSTS: tuple[Metric, ...] = (
@@ -52,7 +55,7 @@ COSTS: tuple[Metric, ...] = (
     Metric(
         "seconds_consolidation",
         "seconds of consolidation",
-        "Consolidation, s",
+        "Consol., s",
         False,
         "wall-clock seconds between tasks that the method spends on what it keeps "
         "(importance, a copy of the model), summed over the tasks.",
@@ -60,7 +63,7 @@ COSTS: tuple[Metric, ...] = (
     Metric(
         "peak_memory_mib",
         "peak memory",
-        "Peak memory, MiB",
+        "Memory, MiB",
         False,
         "greatest resident memory of the process during the run (of the accelerator where one is "
         "used).",
@@ -181,7 +184,8 @@ class MethodResult:
         estimates: Mean and interval for each metric and cost.
         curve: Mean and interval of the average accuracy after each task.
         grid: The strengths tried, weakest first.
-        chosen: The strength with the best validation accuracy; None where none was tried.
+        chosen: The strength that the selection chooses; None where none was tried or finished.
+        at_edge: Whether it is the smallest or largest that was tried.
         used: The strengths of the evaluation runs.
         num_lost: Evaluation runs that failed, diverged or are missing.
     """
@@ -192,6 +196,7 @@ class MethodResult:
     curve: tuple[Estimate, ...]
     grid: tuple[GridPoint, ...]
     chosen: float | None
+    at_edge: bool
     used: tuple[float, ...]
     num_lost: int
 
@@ -204,13 +209,6 @@ class MethodResult:
     def title(self) -> str:
         """Name in reports."""
         return self.info.title
-
-    @property
-    def at_edge(self) -> bool:
-        """Whether the best strength is the smallest or largest that was tried."""
-        if self.chosen is None or len(self.grid) < 2:
-            return False
-        return self.chosen in (self.grid[0].strength, self.grid[-1].strength)
 
     def values(self, key: str) -> dict[int, float]:
         """Return a metric by seed, leaving out runs in which it is not defined."""
@@ -452,7 +450,7 @@ def _analyse_method(
     joint: Mapping[int, tuple[float, ...]],
 ) -> MethodResult:
     runs = {
-        r.seed: _run(r, info, joint.get(r.seed))
+        r.seed: measure(r, info, joint.get(r.seed))
         for r in sorted(records, key=lambda r: r.seed)
         if r.role == "evaluation" and r.status == "finished" and r.accuracy.get("test")
     }
@@ -473,20 +471,32 @@ def _analyse_method(
         )
         for task in range(num_tasks)
     )
-    grid = _grid([r for r in records if r.role == "selection"])
+    tried = [r for r in records if r.role == "selection"]
+    choice = choose(tried)
     return MethodResult(
         info,
         runs,
         estimates,
         curve,
-        grid,
-        _best_strength(grid),
+        _grid(tried),
+        choice.strength,
+        choice.at_edge,
         tuple(sorted({r.record.strength for r in runs.values() if r.record.strength is not None})),
         len(set(study.seeds.evaluation) - runs.keys()),
     )
 
 
-def _run(record: Record, info: MethodInfo, joint: tuple[float, ...] | None) -> Run:
+def measure(record: Record, info: MethodInfo, joint: tuple[float, ...] | None = None) -> Run:
+    """Work out the metrics of a finished run.
+
+    Args:
+        record: With a complete accuracy matrix on test data.
+        info: Its method.
+        joint: Accuracy of the joint run of the same seed on each task, for intransigence.
+
+    Returns:
+        The run with its numbers.
+    """
     matrix = record.accuracy["test"]
     sequential = len(matrix) == len(matrix[0]) and not info.joint
     values = metric_values(
@@ -527,14 +537,6 @@ def _grid(records: Sequence[Record]) -> tuple[GridPoint, ...]:
             )
         )
     return tuple(points)
-
-
-def _best_strength(grid: Sequence[GridPoint]) -> float | None:
-    usable = [point for point in grid if isfinite(point.mean_accuracy)]
-    if not usable:
-        return None
-    # Equal ones go to the smaller strength, as the selection does.
-    return max(usable, key=lambda point: (point.mean_accuracy, -point.strength)).strength
 
 
 def _compare(
@@ -621,7 +623,7 @@ def _answer(parts: Sequence[PartResult], focal: str | None) -> str:
         "lower": "has not the highest mean on",
     }
     clauses = [
-        f"{phrase} {_enumerate([v.text for v in verdicts if v.kind == kind])}"
+        f"{phrase} {text.enumerate_words([v.text for v in verdicts if v.kind == kind])}"
         for kind, phrase in phrases.items()
         if any(v.kind == kind for v in verdicts)
     ]
@@ -631,7 +633,7 @@ def _answer(parts: Sequence[PartResult], focal: str | None) -> str:
         if few
         else "In average accuracy"
     )
-    return f"{head} {title} {_enumerate(clauses, ';')}."
+    return f"{head} {title} {text.enumerate_words(clauses, ';')}."
 
 
 def _verdict(part: PartResult, focal: str) -> _Verdict | None:
@@ -653,21 +655,12 @@ def _verdict(part: PartResult, focal: str) -> _Verdict | None:
             return _Verdict("highest", f"{part.label} ({points} above {rival_title})")
         return _Verdict("lower", f"{part.label} ({points} below {rival_title})")
     low, high = 100 * difference.low, 100 * difference.high
-    size = f"{100 * difference.mean:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}"
+    size = f"{100 * difference.mean:+.1f} [{low:+.1f}, {high:+.1f}] points against {rival_title}"
     size = size.replace("-", "−")
     if rival.better is False:
-        return _Verdict("behind", f"{part.label} (by {rival_title}: {size})")
+        return _Verdict("behind", f"{part.label} ({size})")
     unclear = [c for c in comparisons if c.better is None]
     if not unclear:
-        return _Verdict("ahead", f"{part.label} (next is {rival_title}: {size})")
-    names = _enumerate([describe_method(c.other).title for c in unclear])
-    return _Verdict("level", f"{part.label} ({names}; to {rival_title}: {size})")
-
-
-def _enumerate(items: Sequence[str], comma: str = ",") -> str:
-    if len(items) < 2:
-        return "".join(items)
-    return (
-        f"{f'{comma} '.join(items[:-1])}{comma if len(items) > 2 or comma == ';' else ''} and "
-        + (items[-1])
-    )
+        return _Verdict("ahead", f"{part.label} ({size})")
+    names = text.enumerate_words([describe_method(c.other).title for c in unclear])
+    return _Verdict("level", f"{part.label} (level with {names}; {size})")

@@ -7,7 +7,7 @@ the same list, so neither can say what the other does not.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.metrics import METRICS
+from benchmarks.metrics import METRICS, Metric
 from benchmarks.render import figures, published, tables, text
 from benchmarks.render.analysis import COSTS, MethodInfo, PartResult, StudyResult
 from benchmarks.render.drawing import inline_svg, png, svg
@@ -117,6 +117,22 @@ class Figures:
     kind: str = "figures"
 
 
+_NAVIGATION = {
+    "results": "Results",
+    "curves": "Curves",
+    "matrices": "Matrices",
+    "plasticity": "Plasticity",
+    "cost": "Cost",
+    "sensitivity": "Strength",
+    "paired": "Differences",
+    "importance": "Importance",
+    "published": "Published",
+    "selection": "Selection",
+    "deviations": "Deviations",
+    "commands": "Commands",
+}
+"""Short names for the navigation, where the title is long."""
+
 Block = Prose | Bullets | Code | TableBlock | Figures
 
 
@@ -127,11 +143,13 @@ class Section:
     Args:
         name: Anchor.
         title: Heading.
+        short: Its name in the navigation.
         blocks: What stands below it.
     """
 
     name: str
     title: str
+    short: str
     blocks: tuple[Block, ...]
 
 
@@ -154,24 +172,26 @@ class Content:
         """Append a section, unless it would be empty."""
         there = tuple(block for block in blocks if block is not None)
         if there:
-            self.sections.append(Section(name, title, there))
+            self.sections.append(Section(name, title, _NAVIGATION.get(name, title), there))
 
     def draw(self, panel: figures.Panel, *, legend: bool = False) -> Figures | None:
         """Draw a panel for each part that has something to show."""
         made, files = [], []
+        present: set[str | None] = set()
         for part in self.result.parts:
             alone = panel.draw(part, True)
             within = panel.draw(part, False)
             if alone is None or within is None:
                 continue
             path = f"figures/{part.name}-{panel.name}"
+            present |= {mark.method for mark in within.marks.values()}
             self.files[f"{path}.svg"] = svg(alone)
             self.files[f"{path}.png"] = png(alone)
             made.append(Figure(part.label, "", inline_svg(within, self._prefix()), path, part.name))
             files.append((f"{panel.title}: {part.label}", path))
         if not made:
             return None
-        shown = self.result.methods if legend else ()
+        shown = tuple(m for m in self.result.methods if legend and m.name in present)
         return Figures(tuple(made), tuple(files), panel.caption, legend=shown)
 
     def draw_heat_maps(self) -> list[Block]:
@@ -230,8 +250,8 @@ def compose(result: StudyResult) -> Content:
     maps = content.draw_heat_maps()
     if maps:
         intro = Prose(
-            "Accuracy on each task after each task, averaged over seeds. What is right of the "
-            "stair had not been learned yet."
+            "Accuracy on each task after each task, averaged over seeds. What is pale had "
+            "not been learned yet."
         )
         content.add("matrices", "Accuracy matrices", [intro, *maps])
     for name in ("plasticity", "cost"):
@@ -343,12 +363,14 @@ def _definitions() -> tuple[tuple[str, str], ...]:
         "so they are compared seed by seed. p-values are those of the paired t-test, corrected by "
         "Holm's procedure; the exact sign-flip test stands beside them.",
     )
-    metrics = tuple(
-        (f"{m.short} ({m.title})" if m.short.lower() != m.title else m.short, m.definition)
-        for m in METRICS
-    )
-    costs = tuple((c.title, c.definition) for c in COSTS)
+    metrics = tuple((_heading(m), m.definition) for m in METRICS)
+    costs = tuple((_heading(c), c.definition) for c in COSTS)
     return (matrix, *metrics, *costs, interval, pairing)
+
+
+def _heading(metric: Metric) -> str:
+    title = f"{metric.title[0].upper()}{metric.title[1:]}"
+    return f"{metric.short}: {metric.title}" if metric.short.isupper() else title
 
 
 def _add_environment(content: Content) -> None:
@@ -377,6 +399,9 @@ def _add_environment(content: Content) -> None:
     )
 
 
+_OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+
+
 def _part_words(part: PartResult) -> str:
     declared, stream = part.part, part.stream
     training = declared.training
@@ -387,8 +412,9 @@ def _part_words(part: PartResult) -> str:
         else "",
         f"stands in for {part.stand_in_for}" if part.stand_in_for else "",
         f"model {declared.model}{_options(dict(declared.model_options))}",
-        f"{training.optimizer} with learning rate {training.learning_rate:g}, momentum "
-        f"{training.momentum:g}, weight decay {training.weight_decay:g}, {training.epochs} epochs, "
+        f"{_OPTIMIZERS[training.optimizer]} with learning rate {training.learning_rate:g}, "
+        f"momentum {training.momentum:g}, weight decay {training.weight_decay:g}, "
+        f"{training.epochs} {'epoch' if training.epochs == 1 else 'epochs'}, "
         f"mini-batches of {training.batch_size}",
     ]
     return "; ".join(word.rstrip(".") for word in words if word) + "."

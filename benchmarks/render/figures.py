@@ -4,7 +4,7 @@ Each shows one part in one small panel: readable on a phone, side by side on a w
 column of a paper.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -43,6 +43,7 @@ __all__ = [
 
 _WIDTH, _HEIGHT = 3.8, 2.7  # inches
 _MAP = "cividis"
+_MAX_WRITTEN = 6  # more tasks leave no room for numbers in the cells
 
 Matrix = NDArray[np.float64]
 _SHORT = {m.key: m.title for m in METRICS}
@@ -72,14 +73,15 @@ def panels() -> tuple[Panel, ...]:
         Panel(
             "overview",
             "Average accuracy after the last task",
-            "Small points are seeds, the large one is their mean.",
+            "Small points are seeds, the large one is their mean; a thick bar is a 95 % interval, "
+            "a thin one the smallest and largest of fewer than 5 seeds, which is no interval.",
             overview,
         ),
         Panel(
             "curves",
             "Accuracy as tasks come",
-            "Average accuracy over the tasks seen so far; the dotted line is joint training on all "
-            "tasks.",
+            "Average accuracy over the tasks seen so far, with the 95 % interval (with fewer than "
+            "5 seeds: the smallest and largest); joint training on all tasks is a level line.",
             curves,
         ),
         Panel(
@@ -137,9 +139,9 @@ def overview(part: PartResult, alone: bool) -> Sketch | None:
     for position, method in enumerate(rows):
         y = len(rows) - 1 - position
         found = method.estimates["average_accuracy"]
-        _row_of_seeds(sketch, axes, y, method.info, method.values("average_accuracy"), found)
-        _bar(sketch, axes, method.name, found, y=y)
-        _points(
+        row_of_seeds(sketch, axes, y, method.info, method.values("average_accuracy"), found)
+        bar(sketch, axes, method.name, found, y=y)
+        points(
             sketch,
             axes,
             method.info,
@@ -147,7 +149,7 @@ def overview(part: PartResult, alone: bool) -> Sketch | None:
             [y],
             [f"{method.title}: {text.percent_interval(found)} %, {_seeds(found)}"],
         )
-    _method_rows(axes, [m.title for m in rows])
+    method_rows(axes, [m.title for m in rows])
     axes.set_xlabel("Average accuracy, %")
     return sketch
 
@@ -212,13 +214,13 @@ def plasticity(part: PartResult, alone: bool) -> Sketch | None:
     sketch, axes = _blank(part, alone, "Backward transfer against learning accuracy")
     for method in rows:
         x, y = method.estimates["learning_accuracy"], method.estimates["backward_transfer"]
-        _bar(sketch, axes, method.name, x, y=100 * y.mean)
-        _bar(sketch, axes, method.name, y, x=100 * x.mean)
+        bar(sketch, axes, method.name, x, y=100 * y.mean)
+        bar(sketch, axes, method.name, y, x=100 * x.mean)
         tip = (
             f"{method.title}: learning accuracy {text.percent_interval(x)} %, "
             f"backward transfer {text.points_interval(y)} points"
         )
-        _points(sketch, axes, method.info, [100 * x.mean], [100 * y.mean], [tip])
+        points(sketch, axes, method.info, [100 * x.mean], [100 * y.mean], [tip])
     axes.margins(0.12)
     num_tasks = max(len(m.curve) for m in rows)
     _iso_accuracy(axes, num_tasks)
@@ -247,12 +249,12 @@ def cost(part: PartResult, alone: bool) -> Sketch | None:
         training = method.estimates["seconds_training"].mean
         between = method.estimates["seconds_consolidation"].mean
         total = training + (between if isfinite(between) else 0.0)
-        _bar(sketch, axes, method.name, accuracy, x=total)
+        bar(sketch, axes, method.name, accuracy, x=total)
         tip = (
             f"{method.title}: {text.percent_interval(accuracy)} %, {text.seconds(training)} s of "
             f"training and {text.seconds(between)} s of consolidation"
         )
-        _points(sketch, axes, method.info, [total], [100 * accuracy.mean], [tip])
+        points(sketch, axes, method.info, [total], [100 * accuracy.mean], [tip])
     axes.set_xscale("log")
     axes.margins(0.12)
     _plain_log_ticks(axes)
@@ -359,12 +361,12 @@ def paired(part: PartResult, alone: bool) -> Sketch | None:
         ours, theirs = focal.values("average_accuracy"), other.values("average_accuracy")
         by_seed = {seed: ours[seed] - theirs[seed] for seed in comparison.paired.seeds}
         name = f"{focal.title} − {other.title}"
-        _row_of_seeds(sketch, axes, y, other.info, by_seed, difference, name=name, signed=True)
-        _bar(sketch, axes, other.name, difference, y=y)
+        row_of_seeds(sketch, axes, y, other.info, by_seed, difference, name=name, signed=True)
+        bar(sketch, axes, other.name, difference, y=y)
         tip = f"{name}: {text.points_interval(difference)} points, {_seeds(difference)}"
-        _points(sketch, axes, other.info, [100 * difference.mean], [y], [tip])
+        points(sketch, axes, other.info, [100 * difference.mean], [y], [tip])
         titles.append(f"− {other.title}")
-    _method_rows(axes, titles)
+    method_rows(axes, titles)
     axes.set_xlabel(f"{focal.title} minus the other, points")
     return sketch
 
@@ -481,7 +483,7 @@ def _line(
 ) -> None:
     axes.plot(x, y, gid=sketch.mark(method.name), **_line_style(look(method.name)))
     named = [(a, b, tip) for a, b, tip in zip(x, y, tips, strict=True) if tip]
-    _points(
+    points(
         sketch,
         axes,
         method,
@@ -491,7 +493,7 @@ def _line(
     )
 
 
-def _points(
+def points(
     sketch: Sketch,
     axes: Axes,
     method: MethodInfo,
@@ -503,12 +505,12 @@ def _points(
     axes.plot(x, y, gid=gid, zorder=4, clip_on=False, **_marker_style(look(method.name)))
 
 
-def _row_of_seeds(
+def row_of_seeds(
     sketch: Sketch,
     axes: Axes,
     y: float,
     method: MethodInfo,
-    values: dict[int, float],
+    values: Mapping[int, float],
     found: Estimate,
     *,
     name: str | None = None,
@@ -534,7 +536,7 @@ def _row_of_seeds(
     )
 
 
-def _bar(
+def bar(
     sketch: Sketch,
     axes: Axes,
     method: str,
@@ -557,7 +559,7 @@ def _bar(
     )
 
 
-def _method_rows(axes: Axes, titles: Sequence[str]) -> None:
+def method_rows(axes: Axes, titles: Sequence[str]) -> None:
     axes.set_yticks(range(len(titles)), list(reversed(titles)))
     axes.set_ylim(-0.6, len(titles) - 0.4)
     axes.tick_params(axis="y", length=0)
@@ -592,7 +594,10 @@ def _iso_accuracy(axes: Axes, num_tasks: int) -> None:
 def _plain_log_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     low, high = axes.get_xlim()
-    if high / low < 30:  # a decade has too few ticks of its own
+    if high / low < 6:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_minor_locator(NullLocator())
+    elif high / low < 30:  # a decade has too few ticks of its own
         axes.xaxis.set_minor_formatter(
             FuncFormatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in ("2", "5") else "")
         )
@@ -651,6 +656,9 @@ def _matrix_axes(
         linewidth=0.4,
         gid=sketch.mark(method.name, *tips),
     )
+    mesh.set(alpha=_faint(rows, columns))
+    if columns <= _MAX_WRITTEN:
+        _write_cells(axes, matrix)
     axes.set_ylim(rows + 0.5, 0.5)
     axes.set_aspect("equal")
     axes.grid(visible=False)
@@ -660,9 +668,6 @@ def _matrix_axes(
     axes.set_xlabel("on task")
     if rows > 1:
         axes.set_ylabel("after task")
-        # What is right of the stair had not been learned yet.
-        stair = [(i + 0.5 + dx, i + 0.5 + dy) for i in range(1, rows + 1) for dx, dy in _STEP]
-        axes.plot(*zip(*stair, strict=True), color=PAPER, linewidth=1.4)
     else:
         axes.set_yticks([1], ["all"])
     for spine in axes.spines.values():
@@ -670,7 +675,27 @@ def _matrix_axes(
     return mesh
 
 
-_STEP = ((0, -1), (0, 0))
+def _faint(rows: int, columns: int) -> Matrix:
+    # What had not been learned yet is pale; a joint run has learned all.
+    alpha = np.ones((rows, columns))
+    if rows > 1:
+        alpha[np.triu_indices(rows, 1, columns)] = 0.3
+    return alpha
+
+
+def _write_cells(axes: Axes, matrix: Matrix) -> None:
+    rows, columns = matrix.shape
+    for i in range(rows):
+        for j in range(columns if rows == 1 else i + 1):
+            axes.text(
+                j + 1,
+                i + 1,
+                text.number(100 * matrix[i, j], 0),
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="#0b0b0b" if matrix[i, j] > 0.5 else "#fdfdfd",
+            )
 
 
 def _seeds(found: Estimate) -> str:

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from benchmarks.render import text
-from benchmarks.render.analysis import PartResult
+from benchmarks.render.analysis import MethodResult, PartResult
 from benchmarks.render.drawing import Sketch
 from benchmarks.render.figures import Panel
 from benchmarks.render.palette import PAPER
@@ -24,6 +26,13 @@ def importance_figures() -> tuple[Panel, ...]:
             "Share of the summed importance in each layer, after each task, of the first method "
             "whose records carry it; averaged over seeds.",
             _layers,
+        ),
+        Panel(
+            "importance-histogram",
+            "How importance is spread",
+            "Histogram of the decimal logarithm of importance after each task, over all layers and "
+            "seeds of the first method whose records carry it; darker is later.",
+            _histogram,
         ),
     )
 
@@ -49,10 +58,57 @@ def importance_shares(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]
     return shares
 
 
-def _layers(part: PartResult, alone: bool) -> Sketch | None:
-    method = next(
-        (m for m in part.methods if any(r.record.importance for r in m.runs.values())), None
+def _with_importance(part: PartResult) -> MethodResult | None:
+    return next(
+        (m for m in part.methods if any(run.record.importance for run in m.runs.values())), None
     )
+
+
+def _histogram(part: PartResult, alone: bool) -> Sketch | None:
+    method = _with_importance(part)
+    if method is None:
+        return None
+    counted: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
+    for run in method.runs.values():
+        for task, layers in (run.record.importance or {}).items():
+            for layer in layers.values():
+                found = layer.get("histogram")
+                if found and found["counts"]:
+                    edges = np.array(found["edges"], dtype=np.float64)
+                    pair = ((edges[:-1] + edges[1:]) / 2, np.array(found["counts"], np.float64))
+                    counted.setdefault(task, []).append(pair)
+    if not counted:
+        return None
+    ends = [centres for pairs in counted.values() for centres, _ in pairs]
+    bins = np.linspace(min(e.min() for e in ends), max(e.max() for e in ends) + 1e-9, 41)
+    figure = Figure(figsize=(3.8, 2.4), layout="constrained")
+    axes = figure.add_subplot()
+    sketch = Sketch(figure, f"Histogram of the importance of {method.title} on {part.label}")
+    shades = colormaps["cividis"](np.linspace(0.85, 0.0, len(counted)))
+    for shade, (task, pairs) in zip(shades, counted.items(), strict=True):
+        height, _ = np.histogram(
+            np.concatenate([centres for centres, _ in pairs]),
+            bins,
+            weights=np.concatenate([counts for _, counts in pairs]),
+        )
+        axes.plot(
+            (bins[:-1] + bins[1:]) / 2,
+            100 * height / max(height.sum(), 1.0),
+            color=shade,
+            linewidth=1.1,
+            gid=sketch.mark(method.name),
+            label=task,
+        )
+    axes.set_xlabel("log10 of importance")
+    axes.set_ylabel("Share of parameters, %")
+    axes.legend(title="after task", ncols=2, fontsize=6, title_fontsize=6)
+    if alone:
+        axes.set_title(f"{part.label}, {method.title}")
+    return sketch
+
+
+def _layers(part: PartResult, alone: bool) -> Sketch | None:
+    method = _with_importance(part)
     if method is None:
         return None
     found = [

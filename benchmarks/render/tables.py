@@ -214,7 +214,7 @@ def paired_table(part: PartResult) -> Table | None:
             verdict = "too few seeds"
         cells = (
             Cell(titles[comparison.other]),
-            Cell(comparison.metric.title),
+            Cell(comparison.metric.short, note=comparison.metric.title),
             Cell(str(difference.n), difference.n),
             Cell(text.points_interval(difference), difference.mean),
             Cell(text.p_value(paired.p_value), paired.p_value),
@@ -271,6 +271,17 @@ def selection_table(part: PartResult) -> Table | None:
         rows.append(Row(cells, method.name))
     if not rows:
         return None
+    columns: tuple[Column, ...] = (
+        Column("Method", numeric=False),
+        Column("Symbol", numeric=False),
+        Column("Strength: validation accuracy, %", numeric=False),
+        Column("Chosen"),
+        Column("Evaluated"),
+        Column("Remark", numeric=False),
+    )
+    if not any(row.cells[-1].text for row in rows):
+        columns = columns[:-1]
+        rows = [Row(row.cells[:-1], row.method) for row in rows]
     tries = sorted({len(m.grid) for m in part.methods if m.grid})
     budget = (
         f"Every tuned method had {tries[0]} tries."
@@ -280,14 +291,7 @@ def selection_table(part: PartResult) -> Table | None:
     return Table(
         f"{part.name}-selection",
         f"{part.label}: selection of strengths",
-        (
-            Column("Method", numeric=False),
-            Column("Symbol", numeric=False),
-            Column("Strength: validation accuracy, %", numeric=False),
-            Column("Chosen"),
-            Column("Evaluated"),
-            Column("Remark", numeric=False),
-        ),
+        columns,
         tuple(rows),
         (budget,),
     )

@@ -8,6 +8,7 @@ from benchmarks.statistics import Estimate
 __all__ = [
     "MISSING",
     "count",
+    "enumerate_words",
     "interval_words",
     "number",
     "p_value",
@@ -83,7 +84,7 @@ def _with_ends(mean: str, low: str, high: str, found: Estimate) -> str:
 
 
 def interval_words(kinds: Sequence[Estimate]) -> str:
-    """Say what stands behind the mean in a table or as the bars in a figure.
+    """Say what stands behind the mean in a table.
 
     Args:
         kinds: The estimates that are shown.
@@ -95,14 +96,11 @@ def interval_words(kinds: Sequence[Estimate]) -> str:
     bootstrap = "a 95 % bootstrap interval over seeds"
     smallest = "the smallest and largest seed, which is no interval (fewer than 5 seeds)"
     if found == {"bootstrap"}:
-        return f"Brackets and bars: {bootstrap}."
+        return f"Brackets: {bootstrap}."
     if found == {"range"}:
-        return f"Parentheses and bars: {smallest}."
+        return f"Parentheses: {smallest}."
     if found >= {"bootstrap", "range"}:
-        return (
-            f"Brackets: {bootstrap}; parentheses: {smallest}. Bars show whichever of the two the "
-            "table has."
-        )
+        return f"Brackets: {bootstrap}; parentheses: {smallest}."
     return "One seed: no spread is known." if kinds else ""
 
 
@@ -115,6 +113,8 @@ def seconds(value: float) -> str:
     """
     if not isfinite(value):
         return MISSING
+    if value == 0:
+        return "0"
     if value < 1:
         return number(value, 3)
     return number(value, 1) if value < 100 else number(value, 0)
@@ -152,3 +152,16 @@ def strength(value: float | None) -> str:
     if value is None or not isfinite(value):
         return MISSING
     return f"{value:.0f}" if value == round(value) and abs(value) < 1e7 else f"{value:g}"
+
+
+def enumerate_words(items: Sequence[str], comma: str = ",") -> str:
+    """Join words as a sentence does.
+
+    Example:
+        >>> enumerate_words(["EWC", "SI"]), enumerate_words(["EWC", "SI", "LwF"])
+        ('EWC and SI', 'EWC, SI, and LwF')
+    """
+    if len(items) < 2:
+        return "".join(items)
+    last = f"{comma} and " if len(items) > 2 or comma == ";" else " and "
+    return f"{f'{comma} '.join(items[:-1])}{last}{items[-1]}"
