@@ -46,7 +46,7 @@ from benchmarks.data.readers import (
 __all__ = ["LETTERS_TEST_SHARE", "Loaded", "decode", "load"]
 
 _FORMAT = 1
-_CHUNK = 64  # pictures in memory at once while decoding
+_CHUNK = 32  # pictures in memory at once while decoding
 _FILES = ("train_x", "train_y", "test_x", "test_y")
 
 LETTERS_TEST_SHARE = 0.15
@@ -213,7 +213,7 @@ def _build(target: Path, name: str, folder: Path, size: int, listing: Pictures |
 def _write_arrays(scratch: Path, arrays: Arrays) -> tuple[str, ...]:
     for split, (x, y) in (("train", arrays.train), ("test", arrays.test)):
         order = stratified_order(y) if split == "train" else np.arange(len(y))
-        pieces = (x[order[i : i + 4096]] for i in range(0, len(y), 4096))
+        pieces = (x[order[i : i + 512]] for i in range(0, len(y), 512))
         _save(scratch / f"{split}_x.npy", pieces, x.shape)
         np.save(scratch / f"{split}_y.npy", y[order])
     return arrays.class_names

@@ -4,6 +4,7 @@ import gzip
 import os
 import pickle
 import shutil
+import tracemalloc
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -409,3 +410,43 @@ def test_a_size_is_for_pictures(name, size):
 def test_unknown_sets_are_refused():
     with pytest.raises(ValueError, match=r"Expected a dataset out of .*got 'imagenet'"):
         places.find("imagenet")
+
+
+def peak_of(action):
+    """Most bytes that Python and numpy held at once during an action."""
+    tracemalloc.start()
+    try:
+        action()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def anonymous_bytes():
+    """Memory of this process that is not backed by files."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return 1024 * int(line.split()[1])
+    raise AssertionError("no RssAnon")
+
+
+def test_pictures_are_never_all_in_memory(root):
+    datasets.write_scenes(root, counts=(64, 16))
+    whole = 240 * 3 * 256 * 256
+    assert peak_of(lambda: data.load("scenes", root, 256)) < 0.8 * whole
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_reading_mapped_pictures_takes_no_memory_of_its_own(root):
+    datasets.write_scenes(root, counts=(64, 16))
+    x, _ = data.load("scenes", root, 256).train
+    before = anonymous_bytes()
+    for start in range(0, len(x), 16):
+        x[start : start + 16].float().mean()
+    assert anonymous_bytes() - before < 0.5 * x.numel()
+
+
+def test_arrays_are_not_held_twice(root):
+    datasets.write_cifar10(root, per_batch=150, test=10)
+    whole = 5 * 1500 * 3072
+    assert peak_of(lambda: data.load("cifar10", root)) < 1.9 * whole
