@@ -61,10 +61,11 @@ class MultiHeadAlexNet(MultiHeadModel):
                 f"{str(weights)!r} with image_size={image_size} and width={width}. Use "
                 "image_size=224 and width=1.0, and resize the images."
             )
+        state = None if weights is None else _read(weights)
         trunk = _Trunk(dropout, image_size, width)
         super().__init__(trunk, trunk.num_features, num_classes)
-        if weights is not None:
-            _load(trunk, _read(weights))
+        if state is not None:
+            _load(trunk, state)
         if freeze_trunk:
             trunk.requires_grad_(False)
 

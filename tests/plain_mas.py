@@ -20,7 +20,16 @@ def sample_importance(model, x, label=None):
 
 
 def train_plain_mas(
-    model, tasks, make_optimizer, strength, *, alpha=None, epochs=2, batch_size=5, headed=False
+    model,
+    tasks,
+    make_optimizer,
+    strength,
+    *,
+    alpha=None,
+    epochs=2,
+    batch_size=5,
+    headed=False,
+    clip=None,
 ):
     """Learn the tasks (pairs of inputs and labels) in turn; return importance and anchor."""
     importance, anchor = {}, {}
@@ -44,6 +53,8 @@ def train_plain_mas(
                         loss = loss + strength * (weight * (used[name] - anchor[name]) ** 2).sum()
                 optimizer.zero_grad()
                 loss.backward()
+                if clip is not None:
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
                 optimizer.step()
         new = sample_importance(model, x, number if headed else None)
         for name, value in new.items():
