@@ -12,25 +12,57 @@ by sample: in the gradient of a mini-batch samples of opposite sign cancel.
 """
 
 import inspect
+import logging
+import math
 import random
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from avalanche.models import MultiTaskModule
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from mas_avalanche import objectives
-from mas_avalanche.per_sample.generic import sum_generic
-from mas_avalanche.per_sample.tap import sum_by_rules
+from mas_avalanche import local
+from mas_avalanche.mini_batches import (
+    Data,
+    MiniBatch,
+    Share,
+    count_samples,
+    known_length,
+    mini_batches,
+)
+from mas_avalanche.objectives import Objective, masked_units, resolve
+from mas_avalanche.per_sample.generic import add_generic
+from mas_avalanche.per_sample.gradients import Settings
+from mas_avalanche.per_sample.layout import FIRST, SECOND, Layout, agree, find_layout
+from mas_avalanche.per_sample.tap import DeviationError, Tap
+from mas_avalanche.per_sample.trace import Plan, make_plan
 
-__all__ = ["estimate_importance"]
+__all__ = ["Importance", "estimate_importance"]
 
-Data = Dataset[Any] | Tensor | Iterable[Any]
+_LOG = logging.getLogger("mas_avalanche")
+_MIN_BATCHES = 5  # mini-batches before their spread is trusted
+
+
+class Importance(dict[str, Tensor]):
+    """Importance by parameter name, and how it was come by.
+
+    Attributes:
+        num_samples: Samples it was averaged over.
+        relative_error: Standard error relative to the norm, where ``tolerance`` was given.
+        generic: Names of the parameters that no rule covered.
+    """
+
+    num_samples: int = 0
+    relative_error: float | None = None
+    generic: tuple[str, ...] = ()
 
 
 def estimate_importance(
@@ -43,10 +75,11 @@ def estimate_importance(
     batch_size: int = 128,
     device: torch.device | str | None = None,
     max_samples: int | None = None,
+    tolerance: float | None = None,
     check: bool = True,
     progress: bool = False,
     memory_budget: int = 128 * 2**20,
-) -> dict[str, Tensor]:
+) -> Importance:
     """Average the magnitude of each sample's gradient over a data set.
 
     The result depends on the samples alone, not on their order nor on how they are split into
@@ -56,27 +89,35 @@ def estimate_importance(
     Args:
         model: Treats samples independently in evaluation mode, in which it is run.
         data: A data set, a data loader, a tensor of inputs, or an iterable of mini-batches; a
-            mini-batch is a tensor, or a tuple or list whose first item is the input.
-        objective: What is differentiated: "squared_l2" (MAS), "log_likelihood" of the labels that
-            are the second item of a mini-batch, or a function from the output to one scalar a
-            sample, of shape (N,).
+            mini-batch is a tensor, or a tuple or list whose first item is the input. It is read as
+            it is: switch training transforms off first (``AvalancheDataset.eval()``). Under
+            ``torch.distributed`` every process gives the same data and takes its share, and all
+            end with the same result.
+        objective: What is differentiated: "squared_l2" (MAS), "vector" (each output by itself, the
+            magnitudes added), "local" (l-MAS, see :mod:`mas_avalanche.local`), "log_likelihood" of
+            the labels that are the second item of a mini-batch, or a function from the output to
+            one scalar a sample, of shape (N,).
         power: 1 sums absolute values, 2 squares (with "log_likelihood" EWC's empirical Fisher).
-        task_label: Label given to a multi-task model; without it, the last item of each
-            mini-batch.
+        task_label: Label given to a multi-task model; without it, the last of three or more items
+            of each mini-batch.
         batch_size: Samples a mini-batch, where ``data`` does not come in mini-batches.
         device: Where mini-batches are moved; the parameters' own device by default.
         max_samples: Stop after that many samples.
+        tolerance: Stop once the standard error, relative to the norm of the result, is below this
+            number. Data with random access are then read in a fixed random order.
         check: Refuse a model in which samples influence each other.
         progress: Show a progress bar that counts samples.
         memory_budget: Bytes that temporaries may take beside the importance.
 
     Returns:
         For each trainable parameter, named as in ``model.named_parameters()``, a non-negative
-        tensor of its shape, device and type.
+        tensor of its shape, device and type; with the number of samples as ``.num_samples``.
 
     Raises:
         ValueError: If an argument is out of range, ``data`` is empty or ``model`` mixes samples.
         TypeError: If ``data`` or ``objective`` is of a kind that cannot be used.
+        NotImplementedError: If "local" meets a parameter without a rule, or ``tolerance`` is used
+            with several processes.
 
     Example:
         >>> line = nn.Linear(1, 1)
@@ -85,51 +126,76 @@ def estimate_importance(
         >>> estimate_importance(line, torch.tensor([[1.0], [-1.0]]))
         {'weight': tensor([[2.]]), 'bias': tensor([2.])}
     """
-    _check_arguments(power, batch_size, max_samples)
-    total = objectives.resolve(objective)
-    reads_labels = objective == "log_likelihood"
-    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    if device is None:
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    multitask = _takes_task_labels(model)
-    sums = {n: torch.zeros_like(p, dtype=_accumulator(p)) for n, p in parameters.items()}
-    num_samples = 0
-    bar = tqdm(desc="importance", unit=" samples", disable=not progress)
-    with _guarded(model), bar:
-        for x, y, label in _samples(data, batch_size, task_label, multitask, max_samples):
-            x = x.to(device)
-            y = y.to(device) if reads_labels and y is not None else None
-            extra = (label,) if multitask else ()
+    _check_arguments(power, batch_size, max_samples, tolerance, memory_budget)
+    prefix, inner = _unwrap(model)
+    share = _own_share()
+    if tolerance is not None and share.world > 1:
+        raise NotImplementedError(
+            f"Expected one process where `tolerance` is given, got {share.world}. Give "
+            "`max_samples` instead."
+        )
+    multitask = _takes_task_labels(inner)
+    engine = _Engine(inner, resolve(objective), Settings(power, memory_budget), multitask, check)
+    device = device or next((p.device for p in inner.parameters()), torch.device("cpu"))
+    precision = None if tolerance is None else _Precision(engine.totals, known_length(data))
+    with _guarded(inner, data), _bar(data, max_samples, progress) as bar:
+        for batch in mini_batches(
+            data,
+            batch_size,
+            task_label=task_label,
+            multitask=multitask,
+            max_samples=max_samples,
+            shuffle=tolerance is not None,
+            share=share,
+        ):
+            engine.add(_moved(batch, device, engine.objective.reads_labels))
+            bar.update(len(batch))
+            if precision is not None and tolerance is not None:
+                precision.update(engine.totals, len(batch))
+                if precision.relative_error < tolerance:
+                    break
+    num_samples = _reduce(engine, share)
+    result = engine.result(num_samples, prefix)
+    if precision is not None:
+        result.relative_error = precision.relative_error
+        _LOG.info(
+            "Importance from %d samples, relative standard error %.3g.",
+            num_samples,
+            result.relative_error,
+        )
+    return result
 
-            def value(run: Any, x: Tensor, y: Tensor | None, extra: Any = extra) -> Tensor:
-                return total(run(x, *extra), y)
 
-            if check and num_samples == 0:
-                _check_independence(model, x, extra)
-            budget = memory_budget // 8
-            found, left = sum_by_rules(model, value, x, y, power, budget)
-            if left:
-                found |= sum_generic(model, left, value, x, y, power, budget)
-            for name, part in found.items():
-                sums[name] += part
-            num_samples += len(x)
-            bar.update(len(x))
-    if num_samples == 0:
-        raise ValueError("Expected `data` to hold at least one sample, got none.")
-    return {n: (s / num_samples).to(parameters[n].dtype) for n, s in sums.items()}
-
-
-def _check_arguments(power: int, batch_size: int, max_samples: int | None) -> None:
+def _check_arguments(
+    power: int,
+    batch_size: int,
+    max_samples: int | None,
+    tolerance: float | None,
+    memory_budget: int,
+) -> None:
     if power not in (1, 2):
         raise ValueError(f"Expected `power` to be 1 or 2, got {power!r}.")
     if batch_size < 1:
         raise ValueError(f"Expected `batch_size` to be at least 1, got {batch_size!r}.")
     if max_samples is not None and max_samples < 1:
         raise ValueError(f"Expected `max_samples` to be at least 1, got {max_samples!r}.")
+    if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
+        raise ValueError(f"Expected `tolerance` to be positive and finite, got {tolerance!r}.")
+    if memory_budget < 1:
+        raise ValueError(f"Expected `memory_budget` to be at least 1, got {memory_budget!r}.")
 
 
-def _accumulator(parameter: Tensor) -> torch.dtype:
-    return torch.promote_types(parameter.dtype, torch.float32)
+def _unwrap(model: nn.Module) -> tuple[str, nn.Module]:
+    """Go past a wrapper that would wait for gradients of every parameter."""
+    if isinstance(model, DistributedDataParallel):
+        return "module.", model.module
+    return "", model
+
+
+def _own_share() -> Share:
+    if distributed.is_available() and distributed.is_initialized():
+        return Share(distributed.get_rank(), distributed.get_world_size())
+    return Share()
 
 
 def _takes_task_labels(model: nn.Module) -> bool:
@@ -138,117 +204,345 @@ def _takes_task_labels(model: nn.Module) -> bool:
     return "task_labels" in inspect.signature(model.forward).parameters
 
 
+def _moved(batch: MiniBatch, device: torch.device | str, reads_labels: bool) -> MiniBatch:
+    def move(tensor: Any) -> Any:
+        return tensor.to(device, non_blocking=True) if isinstance(tensor, Tensor) else tensor
+
+    y = tree_map(move, batch.y) if reads_labels else None
+    return MiniBatch(tree_map(move, batch.x), y, batch.task_label)
+
+
+def _bar(data: Data, max_samples: int | None, progress: bool) -> Any:
+    length = known_length(data)
+    total = max_samples if length is None else min(length, max_samples or length)
+    return tqdm(desc="importance", unit=" samples", total=total, disable=not progress)
+
+
+def _reduce(engine: "_Engine", share: Share) -> int:
+    """Add up what all processes have found."""
+    if share.world == 1:
+        return engine.num_samples
+    device = next((t.device for t in engine.totals.values()), torch.device("cpu"))
+    count = torch.tensor(engine.num_samples, dtype=torch.int64, device=device)
+    distributed.all_reduce(count)
+    for total in engine.totals.values():
+        distributed.all_reduce(total)
+    return int(count)
+
+
 @contextmanager
-def _guarded(model: nn.Module) -> Iterator[None]:
-    """Run in evaluation mode and put modes, ``.grad``, buffers and random states back."""
+def _guarded(model: nn.Module, data: Data) -> Iterator[None]:
+    """Run in evaluation mode, and put back whatever the passes may change."""
     modes = [(module, module.training) for module in model.modules()]
     gradients = [(p, p.grad) for p in model.parameters()]
-    buffers = [(b, b.clone()) for b in model.buffers()]
+    buffers = [(module, name, b, b.clone()) for module, name, b in _buffers(model)]
+    renormed = [
+        (p, p.detach().clone())
+        for module in model.modules()
+        if getattr(module, "max_norm", None) is not None
+        for p in module.parameters(recurse=False)
+    ]
     python, numpy = random.getstate(), np.random.get_state()
+    generators = [(g, g.get_state()) for g in _generators(data)]
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     try:
-        with torch.random.fork_rng():
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices))
+            stack.enter_context(torch.inference_mode(False))
             model.eval()
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+        for generator, state in generators:
+            generator.set_state(state)
         for module, training in modes:
             module.training = training
         for parameter, gradient in gradients:
             parameter.grad = gradient
         with torch.no_grad():
-            for buffer, value in buffers:
+            for module, name, buffer, value in buffers:
+                module._buffers[name] = buffer
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+            for parameter, value in renormed:
+                parameter.copy_(value)
 
 
-def _samples(
-    data: Data,
-    batch_size: int,
-    task_label: int | None,
-    multitask: bool,
-    max_samples: int | None,
-) -> Iterator[tuple[Tensor, Tensor | None, int | None]]:
-    """Yield inputs, labels and one task label for all of them, until ``max_samples``."""
-    seen = 0
-    for batch in _mini_batches(data, batch_size):
-        items = list(batch) if isinstance(batch, list | tuple) else [batch]
-        x, y = items[0], items[1] if len(items) > 1 else None
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                "Expected each mini-batch of `data` to be a tensor, or a tuple or list whose first "
-                f"item is one, got {type(x).__name__}."
-            )
-        if max_samples is not None and seen + len(x) > max_samples:
-            keep = max_samples - seen
-            items = [item[:keep] if isinstance(item, Tensor) else item for item in items]
-            x, y = items[0], items[1] if len(items) > 1 else None
-        seen += len(x)
-        if len(x) == 0:
-            continue
-        if not multitask or task_label is not None:
-            yield x, y, task_label
-        else:
-            yield from _by_task(x, y, items)
-        if max_samples is not None and seen >= max_samples:
+def _buffers(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                yield module, name, buffer
+
+
+def _generators(data: Any) -> list[torch.Generator]:
+    if not isinstance(data, DataLoader):
+        return []
+    own = (data.generator, getattr(data.sampler, "generator", None))
+    return [g for g in own if isinstance(g, torch.Generator)]
+
+
+class _Precision:
+    r"""Standard error of the mean from the spread between mini-batches.
+
+    With :math:`S_b` the sum over mini-batch b of :math:`m_b` samples, the variance of one sample is
+    estimated by :math:`(\sum_b \|S_b\|^2 / m_b - \|\sum_b S_b\|^2 / M) / (B - 1)`, so that
+    only two numbers are kept. Without replacement the variance of the mean shrinks by 1 - M / N.
+    """
+
+    def __init__(self, totals: dict[str, Tensor], length: int | None) -> None:
+        self.before = {n: torch.zeros_like(t) for n, t in totals.items()}
+        self.length = length
+        self.within = 0.0
+        self.batches = 0
+        self.samples = 0
+        self.relative_error = math.inf
+
+    def update(self, totals: dict[str, Tensor], count: int) -> None:
+        """Take in the mini-batch whose sums have just been added to the totals."""
+        for name, total in totals.items():
+            self.within += float((total - self.before[name]).square().sum()) / count
+            self.before[name].copy_(total)
+        self.batches += 1
+        self.samples += count
+        squared = sum(float(t.square().sum()) for t in totals.values())
+        if self.samples == self.length:
+            self.relative_error = 0.0
+        elif self.batches >= _MIN_BATCHES and squared > 0:
+            spread = (self.within - squared / self.samples) / (self.batches - 1)
+            left = 1.0 if self.length is None else 1 - self.samples / self.length
+            variance = max(0.0, spread) * left / self.samples
+            self.relative_error = math.sqrt(variance) / (math.sqrt(squared) / self.samples)
+
+
+@dataclass
+class _Planned:
+    """A plan, and from how many samples it was made."""
+
+    plan: Plan
+    distinct: int
+    available: int
+
+
+class _Engine:
+    """Add up per-sample magnitudes of mini-batches: state is (sums, count)."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        settings: Settings,
+        multitask: bool,
+        check: bool,
+    ) -> None:
+        self.model = model
+        self.objective = objective
+        self.settings = settings
+        self.multitask = multitask
+        self.check = check
+        self.parameters: dict[str, Tensor] = {
+            n: p for n, p in model.named_parameters() if p.requires_grad
+        }
+        self.totals = {
+            n: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
+            for n, p in self.parameters.items()
+        }
+        self.num_samples = 0
+        self.plans: dict[Any, _Planned] = {}
+        self.announced: set[str] = set()
+
+    def add(self, batch: MiniBatch) -> None:
+        """Add a mini-batch's magnitudes to the sums."""
+        if self.parameters:
+            self._add(batch)
+        self.num_samples += len(batch)
+
+    def result(self, num_samples: int, prefix: str) -> Importance:
+        """Average the sums.
+
+        Args:
+            num_samples: Samples of all processes.
+            prefix: Prefix of the parameters' names.
+
+        Returns:
+            The importance in the parameters' own types.
+
+        Raises:
+            ValueError: If there were no samples.
+        """
+        if num_samples == 0:
+            raise ValueError("Expected `data` to hold at least one sample, got none.")
+        result = Importance(
+            {
+                prefix + n: total.div_(num_samples).to(self.parameters[n].dtype)
+                for n, total in self.totals.items()
+            }
+        )
+        result.num_samples = num_samples
+        result.generic = tuple(prefix + n for n in self.parameters if n in self.announced)
+        return result
+
+    def _add(self, batch: MiniBatch) -> None:
+        plan = self._plan(batch)
+        generic = set(self.parameters)
+        if plan.steps is not None:
+            tap = self._tap(plan, self.totals)
+            try:
+                tap.run(
+                    lambda: self._output(self.model, batch.x, batch.task_label),
+                    lambda output: self.objective.sums(output, batch.y),
+                )
+                generic = plan.generic
+            except DeviationError as error:
+                _LOG.debug("A mini-batch is left to the generic path: %s", error)
+        if not generic:
             return
+        if self.objective.name == "local":
+            raise NotImplementedError(
+                "Expected every trainable parameter to be read by operations with a local rule, "
+                f"got {', '.join(sorted(generic))}. Freeze them, or take another objective."
+            )
+        self._announce(generic)
 
+        def evaluate(run: Callable[..., Any], x: Any, y: Tensor | None) -> Tensor:
+            return self._evaluate(run, x, y, batch.task_label)
 
-def _by_task(
-    x: Tensor, y: Tensor | None, items: list[Any]
-) -> Iterator[tuple[Tensor, Tensor | None, int]]:
-    labels = torch.as_tensor(items[-1]) if len(items) > 1 else None
-    if labels is None or labels.is_floating_point() or labels.numel() not in (1, len(x)):
-        raise ValueError(
-            "Expected `task_label` to be given, or to be the last item of each mini-batch, as "
-            "`model` is a multi-task model; got neither."
-        )
-    labels = labels.reshape(-1).expand(len(x))
-    distinct = sorted(set(labels.tolist()))
-    if len(distinct) == 1:
-        yield x, y, distinct[0]
-        return
-    for label in distinct:
-        mask = labels == label
-        yield x[mask.to(x.device)], None if y is None else y[mask.to(y.device)], label
+        names = [n for n in self.parameters if n in generic]
+        add_generic(self.model, names, evaluate, batch.x, batch.y, self.totals, self.settings)
 
+    def _tap(self, plan: Plan, totals: dict[str, Tensor] | None) -> Tap:
+        kind = local.LocalTap if self.objective.name == "local" else Tap
+        return kind(plan, self.parameters, totals, self.settings)
 
-def _mini_batches(data: Any, batch_size: int) -> Iterator[Any]:
-    if isinstance(data, Tensor):
-        for start in range(0, len(data), batch_size):
-            yield data[start : start + batch_size]
-    elif isinstance(data, DataLoader):
-        yield from data
-    elif hasattr(data, "batch") and hasattr(data, "__len__"):
-        for start in range(0, len(data), batch_size):
-            yield data.batch(torch.arange(start, min(start + batch_size, len(data))))
-    elif isinstance(data, Dataset) or hasattr(data, "collate_fn"):
-        yield from DataLoader(data, batch_size, collate_fn=getattr(data, "collate_fn", None))
-    elif isinstance(data, Iterable):
-        yield from data
-    else:
-        raise TypeError(
-            "Expected `data` to be a Dataset, a DataLoader, a tensor or an iterable of "
-            f"mini-batches, got {type(data).__name__}."
-        )
+    def _evaluate(
+        self, run: Callable[..., Any], x: Any, y: Tensor | None, label: int | None
+    ) -> Tensor:
+        return self.objective.sums(self._output(run, x, label), y)
 
+    def _output(self, run: Callable[..., Any], x: Any, label: int | None) -> Any:
+        return run(x, label) if self.multitask else run(x)
 
-def _check_independence(model: nn.Module, x: Tensor, extra: tuple[Any, ...]) -> None:
-    """Compare outputs of a few samples run together with those of each beside its own copy."""
-    few = x[:3]
-    with torch.no_grad():
-        together = objectives.floating_tensors(model(few, *extra))
-        pairs = [torch.stack([sample, sample]) for sample in few]
-        alone = [objectives.floating_tensors(model(pair, *extra)) for pair in pairs]
-    for index, output in enumerate(together):
-        separate = torch.cat([outputs[index][:1] for outputs in alone])
-        if output.shape == separate.shape:
-            scale = separate.abs().max()
-            if bool((output - separate).abs().max() <= 1e-3 * scale + 1e-6):
+    def _announce(self, names: set[str]) -> None:
+        new = names - self.announced
+        if new:
+            _LOG.warning(
+                "No rule covers %s: computed exactly, but slower, sample by sample.",
+                ", ".join(sorted(new)),
+            )
+        self.announced |= new
+
+    def _plan(self, batch: MiniBatch) -> Plan:
+        """Find the plan for mini-batches of this kind, or make it."""
+        leaves = [t for t in tree_leaves(batch.x) if isinstance(t, Tensor)]
+        key = (batch.task_label, tuple((t.shape[1:], t.dtype) for t in leaves))
+        known = self.plans.get(key)
+        if known is not None and (known.distinct == FIRST or known.available >= len(batch)):
+            return known.plan
+        chosen, distinct = _distinct_samples(leaves, count_samples(batch.x))
+        plan = self._new_plan(batch, chosen)
+        self.plans[key] = _Planned(plan, distinct, len(batch))
+        return plan
+
+    def _new_plan(self, batch: MiniBatch, chosen: list[int]) -> Plan:
+        indices = (chosen, [chosen[1], chosen[0]])
+
+        def part(tree: Any, which: int) -> Any:
+            return tree_map(lambda t: t[indices[which]] if isinstance(t, Tensor) else t, tree)
+
+        xs = [part(batch.x, which) for which in (0, 1)]
+        ys = [part(batch.y, which) for which in (0, 1)]
+        outputs: list[Any] = [None, None]
+
+        def run(which: int) -> None:
+            outputs[which] = self._output(self.model, xs[which], batch.task_label)
+
+        def inputs(which: int) -> list[Tensor]:
+            return [t for t in tree_leaves(xs[which]) if isinstance(t, Tensor)]
+
+        plan = make_plan(run, self.parameters, inputs)
+        values = [self.objective.values(o, y) for o, y in zip(outputs, ys, strict=True)]
+        if self.check:
+            self._check_independence(*values)
+        if plan.steps is None:
+            return plan
+
+        def forward() -> Any:
+            return self._output(self.model, xs[0], batch.task_label)
+
+        def reduce(output: Any) -> Tensor:
+            return self.objective.sums(output, ys[0])
+
+        try:
+            past = self._rehearse(plan, forward, reduce)
+            if past:
+                plan = make_plan(run, self.parameters, inputs, past)
+                self._rehearse(plan, forward, reduce)
+        except RuntimeError as error:
+            _LOG.debug("The model is left to the generic path: %s", error)
+            return Plan(None, generic=set(self.parameters))
+        if self.objective.name == "vector":
+            masked = masked_units(outputs[0])
+            tap = self._tap(plan, None)
+            if masked:
+                tap.run(forward, lambda output: reduce(output)[masked].sum(0, keepdim=True))
+            # Only units that no parameter reaches may be skipped.
+            plan.skipped = set() if tap.reached else set(masked)
+        return plan
+
+    def _rehearse(
+        self, plan: Plan, forward: Callable[[], Any], reduce: Callable[[Any], Tensor]
+    ) -> frozenset[str]:
+        """Run both passes without adding anything; name the parameters that get past the plan."""
+        try:
+            self._tap(plan, None).run(forward, lambda output: reduce(output).sum(0, keepdim=True))
+        except DeviationError as error:
+            if not error.past:
+                raise
+            return error.past
+        return frozenset()
+
+    def _check_independence(self, first: list[Tensor], second: list[Tensor]) -> None:
+        for a, b in zip(first, second, strict=True):
+            if _independent(a, b):
                 continue
-        raise ValueError(
-            "Expected `model` to treat samples independently, got outputs that depend on the "
-            "other samples of the mini-batch. Batch statistics do this: give BatchNorm running "
-            "statistics (`track_running_stats=True`) or replace it, for instance by GroupNorm; "
-            "or pass `check=False` if the mixing is meant."
-        )
+            culprits = [
+                name
+                for name, module in self.model.named_modules()
+                if isinstance(module, nn.modules.batchnorm._NormBase)
+                and module.running_mean is None
+            ]
+            found = f" `{'`, `'.join(culprits)}` has none." if culprits else ""
+            raise ValueError(
+                "Expected `model` to treat samples independently, got an output that depends on "
+                "the other samples of the mini-batch, or has no dimension of samples. Batch "
+                "statistics do this: give BatchNorm running statistics "
+                f"(`track_running_stats=True`) or replace it, for instance by GroupNorm.{found} "
+                "With `check=False` each sample counts as if it were alone."
+            )
+
+
+def _independent(first: Tensor, second: Tensor) -> bool:
+    """Say whether samples (a, b) of one mini-batch reappear in the other, which holds (b, a)."""
+    if first.dim() == 0 or first.dim() != second.dim():
+        return False
+    if find_layout(first.detach(), second.detach()) is not None:
+        return True
+    for dim, (m, n) in enumerate(zip(first.shape, second.shape, strict=True)):
+        if m * SECOND == n * FIRST and m > 0:
+            layouts = [Layout(dim, m // FIRST, order) for order in (True, False)]
+            return any(agree(lo.samples(first)[[1, 0]], lo.samples(second)) for lo in layouts)
+    return False
+
+
+def _distinct_samples(leaves: list[Tensor], count: int) -> tuple[list[int], int]:
+    """Choose samples to probe with that differ from each other, as far as there are any."""
+    few = min(count, 16)
+    chosen = [0]
+    for index in range(1, few):
+        if len(chosen) == FIRST:
+            break
+        if all(any(not torch.equal(t[index], t[i]) for t in leaves) for i in chosen):
+            chosen.append(index)
+    distinct = len(chosen)
+    return (chosen * FIRST)[:FIRST], distinct

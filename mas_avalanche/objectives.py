@@ -1,85 +1,62 @@
-r"""What is differentiated: the scalar that each sample's output is reduced to.
+r"""What is differentiated: the numbers that each sample's output is reduced to.
 
-Memory Aware Synapses measures how far the learned function moves, so its objective is the squared
-:math:`\ell_2` norm of the output (Aljundi et al., 2018, section 4.1). The log-likelihood of the
-labels, its gradient squared, gives the empirical Fisher information of EWC instead.
+Memory Aware Synapses measures how far the learned function moves. With one scalar a sample, the
+squared :math:`\ell_2` norm of the output, this takes one backward pass (Aljundi et al., 2018,
+section 4.1); with the outputs one by one it takes as many as there are outputs. The log-likelihood
+of the labels, its gradient squared, gives the empirical Fisher information of EWC instead.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Objective", "log_likelihood", "resolve", "squared_l2"]
+__all__ = ["Objective", "floating_tensors", "resolve"]
 
-Objective = Callable[[Any, Tensor | None], Tensor]
-
-
-def squared_l2(output: Any, labels: Tensor | None = None) -> Tensor:
-    """Sum the squares of everything a model put out, which MAS differentiates.
-
-    Args:
-        output: A tensor, or tuples, lists and dictionaries of tensors; logits, not probabilities.
-        labels: Never read.
-
-    Returns:
-        The sum over samples of the squared norm.
-
-    Example:
-        >>> squared_l2(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
-        tensor(26.)
-    """
-    del labels
-    parts = [_accumulating(part).square().sum() for part in floating_tensors(output)]
-    return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+_MASKS = (-1000.0,)  # what Avalanche's growing heads write into units that are not in use
 
 
-def log_likelihood(output: Any, labels: Tensor | None = None) -> Tensor:
-    """Sum the log-probability of each sample's label under the softmax of its output.
+@dataclass(frozen=True)
+class Objective:
+    """Numbers to differentiate, for each sample.
 
     Args:
-        output: Logits of shape (N, classes).
-        labels: Class numbers of shape (N,).
-
-    Returns:
-        The sum over samples.
-
-    Raises:
-        ValueError: If there are no labels, or the output is not one row of logits a sample.
-
-    Example:
-        >>> log_likelihood(torch.zeros(2, 4), torch.tensor([0, 3]))
-        tensor(-2.7726)
+        name: As the user gave it.
+        values: Maps output and labels to tensors that hold each sample's part at its place in a
+            dimension of samples.
+        sums: Maps output and labels to the objectives summed over samples, of shape (objectives,).
+        reads_labels: Whether labels are needed.
     """
-    if labels is None:
-        raise ValueError(
-            "Expected `data` to hold labels as the second item of each mini-batch, got none. "
-            'The objective "log_likelihood" reads them.'
-        )
-    (logits,) = floating_tensors(output)
-    if logits.dim() != 2 or labels.shape != logits.shape[:1]:
-        raise ValueError(
-            "Expected `model` to give one row of logits a sample, got an output of shape "
-            f"{tuple(logits.shape)} for labels of shape {tuple(labels.shape)}."
-        )
-    log_probabilities = torch.log_softmax(_accumulating(logits), dim=1)
-    return log_probabilities.gather(1, labels.to(logits.device).unsqueeze(1)).sum()
+
+    name: str
+    values: Callable[[Any, Tensor | None], list[Tensor]]
+    sums: Callable[[Any, Tensor | None], Tensor]
+    reads_labels: bool = False
 
 
 def resolve(objective: str | Callable[[Any], Tensor]) -> Objective:
-    """Turn the name of an objective, or a user's function, into one function of output and labels.
+    """Find an objective by name, or make one of a user's function.
 
     Args:
-        objective: "squared_l2", "log_likelihood", or a function from the output to one scalar a
-            sample, of shape (N,).
+        objective: "squared_l2", "vector", "log_likelihood", "local", or a function from the output
+            to one scalar a sample, of shape (N,).
 
     Returns:
-        A function that sums the objective over the samples of a mini-batch.
+        The objective.
 
     Raises:
         ValueError: If the name is unknown.
         TypeError: If it is neither a name nor callable.
+
+    Example:
+        >>> resolve("squared_l2").sums(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), None)
+        tensor([26.])
+        >>> resolve("vector").sums(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), None)
+        tensor([3., 5.])
+        >>> resolve("log_likelihood").sums(torch.zeros(2, 4), torch.tensor([0, 3]))
+        tensor([-2.7726])
     """
     if isinstance(objective, str):
         if objective not in _NAMED:
@@ -93,39 +70,61 @@ def resolve(objective: str | Callable[[Any], Tensor]) -> Objective:
             f"Expected `objective` to be a name or a callable, got {type(objective).__name__}."
         )
 
-    def summed(output: Any, labels: Tensor | None = None) -> Tensor:
+    def values(output: Any, labels: Tensor | None) -> list[Tensor]:
         del labels
-        values = objective(output)
-        if not isinstance(values, Tensor) or values.dim() != 1:
-            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        scalars = objective(output)
+        if not isinstance(scalars, Tensor) or scalars.dim() != 1:
+            got = tuple(scalars.shape) if isinstance(scalars, Tensor) else type(scalars).__name__
             raise ValueError(
                 "Expected `objective` to return one scalar a sample, a tensor of shape (N,), got "
                 f"{got}. Sum over the outputs of a sample, never over samples."
             )
-        return values.sum()
+        return [scalars]
 
-    return summed
+    def sums(output: Any, labels: Tensor | None) -> Tensor:
+        return values(output, labels)[0].sum().reshape(1)
+
+    return Objective(getattr(objective, "__name__", "callable"), values, sums)
 
 
 def floating_tensors(output: Any) -> list[Tensor]:
     """List the floating-point tensors of a nested output.
 
     Args:
-        output: A tensor, or tuples, lists, dictionaries and dataclass-like mappings of them.
+        output: A tensor, or tuples, lists and mappings of them.
 
     Returns:
-        The tensors in order.
+        The tensors in order, half precision widened to float32.
 
     Raises:
         TypeError: If there is none.
     """
-    found = list(_walk(output))
+    found = [
+        part.float() if part.dtype in (torch.float16, torch.bfloat16) else part
+        for part in _walk(output)
+    ]
     if not found:
         raise TypeError(
             "Expected `model` to return tensors, or tuples, lists or dictionaries of them, got "
             f"{type(output).__name__}."
         )
     return found
+
+
+def masked_units(output: Any) -> list[int]:
+    """List the outputs that hold nothing but the constant with which unused units are filled.
+
+    Args:
+        output: As for the objective "vector".
+
+    Returns:
+        Their positions among the objectives.
+    """
+    rows = _rows(output)
+    fill = (rows == torch.finfo(rows.dtype).min) | torch.isinf(rows)
+    for value in _MASKS:
+        fill |= rows == value
+    return [int(i) for i in fill.all(0).nonzero().flatten()]
 
 
 def _walk(output: Any) -> Iterator[Tensor]:
@@ -140,8 +139,51 @@ def _walk(output: Any) -> Iterator[Tensor]:
             yield from _walk(value)
 
 
-def _accumulating(value: Tensor) -> Tensor:
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+def _outputs(output: Any, labels: Tensor | None) -> list[Tensor]:
+    del labels
+    return floating_tensors(output)
 
 
-_NAMED: dict[str, Objective] = {"squared_l2": squared_l2, "log_likelihood": log_likelihood}
+def _squared_l2(output: Any, labels: Tensor | None) -> Tensor:
+    del labels
+    parts = [part.square().sum() for part in floating_tensors(output)]
+    return torch.stack(parts).sum(0, keepdim=True)
+
+
+def _rows(output: Any) -> Tensor:
+    return torch.cat([part.reshape(len(part), -1) for part in floating_tensors(output)], dim=1)
+
+
+def _vector(output: Any, labels: Tensor | None) -> Tensor:
+    del labels
+    return _rows(output).sum(0)
+
+
+def _log_probabilities(output: Any, labels: Tensor | None) -> list[Tensor]:
+    if labels is None:
+        raise ValueError(
+            "Expected `data` to hold labels as the second item of each mini-batch, got none. "
+            'The objective "log_likelihood" reads them.'
+        )
+    logits = floating_tensors(output)[0]
+    if logits.dim() != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(
+            "Expected `model` to give one row of logits a sample, got an output of shape "
+            f"{tuple(logits.shape)} for labels of shape {tuple(labels.shape)}."
+        )
+    chosen = labels.to(logits.device).unsqueeze(1)
+    return [torch.log_softmax(logits, dim=1).gather(1, chosen).squeeze(1)]
+
+
+def _log_likelihood(output: Any, labels: Tensor | None) -> Tensor:
+    return _log_probabilities(output, labels)[0].sum().reshape(1)
+
+
+_NAMED: dict[str, Objective] = {
+    "squared_l2": Objective("squared_l2", _outputs, _squared_l2),
+    "vector": Objective("vector", _outputs, _vector),
+    "local": Objective("local", _outputs, _squared_l2),
+    "log_likelihood": Objective(
+        "log_likelihood", _log_probabilities, _log_likelihood, reads_labels=True
+    ),
+}

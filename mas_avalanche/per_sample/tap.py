@@ -1,158 +1,329 @@
-"""Collect inputs and output gradients at the operations that read trainable parameters.
+"""Run a mini-batch once, forward and backward, and sum per-sample magnitudes on the way.
 
-A model is run once under a function mode that sees every call into torch. Where a linear map or a
-convolution reads a trainable parameter, the parameter is detached, so autograd computes no
-gradient of the mini-batch for it, and the output is tapped: when its gradient arrives, the rule
-turns it into the sum over samples. A parameter that reaches the objective on any other way is
-found by autograd itself and left to the generic path.
+The forward pass runs under a function mode that follows the plan. Where a call uses trainable
+parameters they are detached, so autograd computes no gradient of the mini-batch for them, and the
+output is tapped: when its gradient arrives, the rule adds the sum over samples to an accumulator.
+After the forward pass the graph is searched for trainable parameters: one that is found got past
+the plan, and the mini-batch is left to the generic path.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from mas_avalanche.per_sample import rules
+from mas_avalanche.per_sample.decompose import DECOMPOSED
+from mas_avalanche.per_sample.gradients import (
+    Convolution,
+    Gradient,
+    LookUp,
+    Product,
+    Settings,
+    add_magnitudes,
+    quiet_vmap,
+)
+from mas_avalanche.per_sample.trace import Decomposition, Derivation, Plan, Source, Use
 
-__all__ = ["sum_by_rules"]
-
-_CONV2D = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-_CONV2D_DEFAULTS = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+__all__ = ["DeviationError", "Tap"]
 
 
-def sum_by_rules(
-    model: nn.Module,
-    value: Callable[[nn.Module, Tensor, Tensor | None], Tensor],
-    x: Tensor,
-    labels: Tensor | None,
-    power: int,
-    budget: int,
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Sum per-sample gradient magnitudes over a mini-batch, in one forward and one backward pass.
+class DeviationError(RuntimeError):
+    """The model took another way through its operations than the plan foresees.
 
     Args:
-        model: A model that treats samples independently.
-        value: Computes the objective, summed over a mini-batch, from a model, inputs and labels.
-        x: Inputs whose first dimension counts samples.
-        labels: Labels, where the objective reads them.
-        power: 1 or 2.
-        budget: Numbers that a temporary may hold.
-
-    Returns:
-        For each trainable parameter the sum over the samples, and the names of those parameters
-        that the rules do not cover.
+        message: What happened.
+        past: Names of parameters that reached the output past every planned use.
     """
-    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    tap = _Tap({id(p): n for n, p in parameters.items()}, len(x), power, budget)
-    with torch.enable_grad(), tap:
-        result = value(model, x, labels)
-    anchors = [tap.anchor, *parameters.values()]
-    if not result.requires_grad:
-        return {n: torch.zeros_like(p) for n, p in parameters.items()}, []
-    _, *leaks = torch.autograd.grad(result, anchors, allow_unused=True)
-    left = {n for n, leak in zip(parameters, leaks, strict=True) if leak is not None}
-    left |= {n for n, uses in tap.uses.items() if uses > 1}
-    sums = {n: tap.sums.get(n, torch.zeros_like(p)) for n, p in parameters.items()}
-    return {n: s for n, s in sums.items() if n not in left}, sorted(left)
+
+    def __init__(self, message: str, past: frozenset[str] = frozenset()) -> None:
+        super().__init__(message)
+        self.past = past
 
 
 class _Attach(torch.autograd.Function):
-    """Identity on an operation's output that hands its gradient to the rule."""
+    """Identity on the outputs of a call that hands their gradients on."""
 
     @staticmethod
-    def forward(ctx: Any, out: Tensor, anchor: Tensor, x: Tensor, finish: Any) -> Tensor:
-        ctx.mark_dirty(out)
-        ctx.save_for_backward(x)
+    def forward(
+        ctx: Any, finish: Any, num_outputs: int, anchor: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        del anchor  # makes the outputs require a gradient
+        outputs, saved = tensors[:num_outputs], tensors[num_outputs:]
+        ctx.mark_dirty(*outputs)
+        ctx.save_for_backward(*saved)
+        ctx.set_materialize_grads(False)
         ctx.finish = finish
-        return out
+        ctx.num_saved = len(saved)
+        return outputs
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        (x,) = ctx.saved_tensors
-        ctx.finish(x, gradients[0])
-        return gradients[0], None, None, None
+    def backward(ctx: Any, *deltas: Any) -> Any:
+        ctx.finish(ctx.saved_tensors, deltas)
+        return None, None, None, *deltas, *(None,) * ctx.num_saved
 
 
-class _Tap(TorchFunctionMode):
-    def __init__(self, names: dict[int, str], num_samples: int, power: int, budget: int) -> None:
+class Tap(TorchFunctionMode):
+    """Follow a plan through one mini-batch.
+
+    Args:
+        plan: How the model uses its parameters.
+        parameters: The trainable parameters by name.
+        totals: Accumulators by name; None runs the passes without adding anything.
+        settings: How magnitudes are taken.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        parameters: dict[str, Tensor],
+        totals: dict[str, Tensor] | None,
+        settings: Settings,
+    ) -> None:
         super().__init__()
-        self.names = names
-        self.num_samples = num_samples
-        self.power = power
-        self.budget = budget
+        if plan.steps is None:
+            raise DeviationError("Expected a plan with a sequence of operations, got none.")
+        self.plan = plan
+        self.steps = plan.steps
+        self.parameters = parameters
+        self.totals = totals or {}
+        self.dry = totals is None
+        self.reached = False
+        self.settings = settings
+        self.known: dict[Source, Tensor] = {}
+        self.known.update(parameters)
+        self.position = 0
         self.anchor = torch.zeros((), requires_grad=True)
-        self.sums: dict[str, Tensor] = {}
-        self.uses: dict[str, int] = dict.fromkeys(names.values(), 0)
+        self.waiting: list[list[tuple[Source, Gradient, list[Tensor], list[Tensor | None]]]]
+        self.waiting = [[] for _ in plan.groups]
+
+    def run(self, forward: Callable[[], Any], reduce: Callable[[Any], Tensor]) -> None:
+        """Add the magnitudes of one mini-batch to the accumulators.
+
+        Args:
+            forward: Runs the model.
+            reduce: Gives the objectives of its output, each summed over the samples, of shape
+                (objectives,).
+
+        Raises:
+            DeviationError: If the model did not follow the plan; nothing has been added then.
+        """
+        with torch.enable_grad():
+            with self:
+                output = forward()
+            values = reduce(output)
+        if self.position != len(self.steps):
+            raise DeviationError("The model made fewer calls, or other ones, than planned.")
+        if not values.requires_grad:
+            return
+        reaching = leaves_in_graph(values)
+        past = {n for n, p in self.parameters.items() if id(p) in reaching} - self.plan.generic
+        if past:
+            raise DeviationError("Parameters reached the output past the plan.", frozenset(past))
+        with torch.autocast(values.device.type, enabled=False):
+            wanted = [i for i in range(len(values)) if i not in self.plan.skipped]
+            for index in wanted:
+                more = index != wanted[-1]
+                torch.autograd.grad(
+                    values[index], self.anchor, retain_graph=more, allow_unused=True
+                )
+                self._join()
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if self.position >= len(self.steps):
+            raise DeviationError(f"The model made an unplanned call to {func}.")
+        index = self.position
+        self.position += 1
+        step = self.steps[index]
+        if step.func is not func and step.func != func:
+            self.position = len(self.steps) + 1
+            raise DeviationError(f"The model called {func} where {step.func} was planned.")
         kwargs = kwargs or {}
-        if func is F.linear:
-            bound = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
-            return self._linear(func, bound)
-        if func is F.conv2d:
-            bound = _CONV2D_DEFAULTS | dict(zip(_CONV2D, args, strict=False)) | kwargs
-            return self._conv2d(func, bound)
-        return func(*args, **kwargs)
+        action = step.action
+        if action is None:
+            return func(*args, **kwargs)
+        if isinstance(action, Decomposition):
+            with self:
+                return DECOMPOSED[func](*args, **kwargs)
+        if isinstance(action, Derivation):
+            result = func(*args, **kwargs)
+            for output, tensor in enumerate(tree_leaves(result)):
+                self.known[index, output] = tensor
+            return result
+        return self._use(action, func, args, kwargs)
 
-    def _linear(self, func: Any, bound: dict[str, Any]) -> Tensor:
-        x, weight, bias = bound["input"], bound["weight"], bound.get("bias")
-        names = self._claim(x, weight, bias, dims=2)
-        if names is None:
-            return func(x, weight, bias)  # type: ignore[no-any-return]
-        weight_name, bias_name = names
+    def _use(self, use: Use, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        leaves, spec = tree_flatten((args, kwargs))
+        saved = [leaves[place].detach() for place, _ in use.saved]
+        for operand in use.operands:
+            if leaves[operand.place] is not self.known.get(operand.source):
+                self.position = len(self.steps) + 1
+                raise DeviationError(f"The model gave {func} another parameter than planned.")
+            leaves[operand.place] = leaves[operand.place].detach()
+        args, kwargs = tree_unflatten(leaves, spec)
+        outputs, spec = tree_flatten(func(*args, **kwargs))
 
-        def finish(x: Tensor, delta: Tensor) -> None:
-            if weight_name is not None:
-                self._add(weight_name, rules.sum_linear_weight(x, delta, self.power, self.budget))
-            if bias_name is not None:
-                self._add(bias_name, rules.sum_bias(delta, -1, self.power))
+        tapped = [outputs[place] for place, _ in use.outputs]
+        # A view cannot be rewired in place.
+        tapped = [t.clone() if t._is_view() else t for t in tapped]
+        for (place, _), tensor in zip(use.outputs, self._attach(use, tapped, saved), strict=True):
+            outputs[place] = tensor
+        return tree_unflatten(outputs, spec)
 
-        out = func(x, weight.detach(), None if bias is None else bias.detach())
-        return _Attach.apply(out, self.anchor, x.detach(), finish)  # type: ignore[no-any-return]
+    def _attach(self, use: Use, outputs: list[Tensor], saved: list[Tensor]) -> Sequence[Tensor]:
+        """Have the gradients of a use's outputs handed to :meth:`_finish`."""
 
-    def _conv2d(self, func: Any, bound: dict[str, Any]) -> Tensor:
-        x, weight, bias = bound["input"], bound["weight"], bound["bias"]
-        options = {k: bound[k] for k in ("stride", "padding", "dilation", "groups")}
-        names = None
-        if not isinstance(options["padding"], str):
-            names = self._claim(x, weight, bias, dims=4)
-        if names is None:
-            return func(x, weight, bias, **options)  # type: ignore[no-any-return]
-        weight_name, bias_name = names
-        shape = weight.shape
+        def finish(saved: Sequence[Tensor], deltas: Sequence[Tensor | None]) -> None:
+            self._finish(use, saved, deltas)
 
-        def finish(x: Tensor, delta: Tensor) -> None:
-            if weight_name is not None:
-                total = rules.sum_conv2d_weight(x, delta, shape, self.power, self.budget, options)
-                self._add(weight_name, total)
-            if bias_name is not None:
-                self._add(bias_name, rules.sum_bias(delta, 1, self.power))
+        attached: Sequence[Tensor] = _Attach.apply(
+            finish, len(outputs), self.anchor, *outputs, *saved
+        )
+        return attached
 
-        out = func(x, weight.detach(), None if bias is None else bias.detach(), **options)
-        return _Attach.apply(out, self.anchor, x.detach(), finish)  # type: ignore[no-any-return]
+    def _finish(self, use: Use, saved: Sequence[Tensor], deltas: Sequence[Tensor | None]) -> None:
+        if self.dry:
+            self.reached |= any(d is not None and bool(d.any()) for d in deltas)
+            return
+        if all(d is None for d in deltas):
+            return
+        inputs = [layout.samples(s) for s, (_, layout) in zip(saved, use.saved, strict=True)]
+        arrived = [
+            None if d is None else layout.samples(d)
+            for d, (_, layout) in zip(deltas, use.outputs, strict=True)
+        ]
+        for operand in use.operands:
+            view = self.plan.views.get(operand.source)
+            if view is not None:
+                name, cuts = view
+                total = self.totals[name]
+                for cut in cuts:
+                    total = cut(total)
+                operand.gradient.add(total, inputs, arrived, self.settings)
+            else:
+                group = self.plan.joined[operand.source]
+                self.waiting[group].append((operand.source, operand.gradient, inputs, arrived))
 
-    def _claim(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, dims: int
-    ) -> tuple[str | None, str | None] | None:
-        """Name the trainable parameters of a call that a rule covers, or say that none does."""
-        names = (self.names.get(id(weight)), self.names.get(id(bias)))
-        if names == (None, None) or x.dim() != dims or len(x) != self.num_samples:
-            return None
-        for tensor in (weight, bias):
-            if tensor is not None and tensor.requires_grad and id(tensor) not in self.names:
-                return None  # computed from parameters: the chain rule would be needed
-        for name in names:
-            if name is not None:
-                self.uses[name] += 1
-        return names
+    def _join(self) -> None:
+        """Add the gradients of parameters used several times, then take their magnitude."""
+        for roots, entries in zip(self.plan.groups, self.waiting, strict=True):
+            if not entries:
+                continue
+            merged = _merge(entries)
+            if len(merged) == 1 and roots == [merged[0][0]]:
+                _, gradient, saved, deltas = merged[0]
+                gradient.add(self.totals[roots[0]], saved, deltas, self.settings)
+            else:
+                self._join_group(roots, merged)
+            entries.clear()
 
-    def _add(self, name: str, total: Tensor) -> None:
-        if name in self.sums:
-            self.sums[name] += total
-        else:
-            self.sums[name] = total
+    def _join_group(
+        self,
+        roots: Sequence[str],
+        entries: Sequence[tuple[Source, Gradient, list[Tensor], list[Tensor | None]]],
+    ) -> None:
+        count = next(len(d) for _, _, _, deltas in entries for d in deltas if d is not None)
+        numel = 2 * sum(self.known[source].numel() for source, *_ in entries)
+        numel += sum(self.parameters[root].numel() for root in roots)
+        step = self.settings.samples(numel, self.totals[roots[0]])
+        for start in range(0, count, step):
+            part = slice(start, start + step)
+            gradients: dict[Source, Tensor] = {}
+            for source, gradient, saved, deltas in entries:
+                new = gradient.gradients(
+                    [s[part] for s in saved], [None if d is None else d[part] for d in deltas]
+                )
+                gradients[source] = gradients[source] + new if source in gradients else new
+            for root, joined in self._pull(roots, gradients).items():
+                add_magnitudes(self.totals[root], joined, self.settings.power)
+
+    def _pull(self, roots: Sequence[str], gradients: dict[Source, Tensor]) -> dict[str, Tensor]:
+        """Carry per-sample gradients of derived tensors back to the parameters."""
+        result = {root: gradients[root] for root in roots if root in gradients}
+        derived = {s: g for s, g in gradients.items() if not isinstance(s, str)}
+        if not derived:
+            return result
+        tensors = [self.known[source] for source in derived]
+        leaves = [self.parameters[root] for root in roots]
+        given = [
+            g.reshape(len(g), *t.shape).to(t.dtype)
+            for g, t in zip(derived.values(), tensors, strict=True)
+        ]
+
+        def pull(grads: Sequence[Tensor], batched: bool) -> tuple[Tensor | None, ...]:
+            return torch.autograd.grad(
+                tensors,
+                leaves,
+                grads,
+                retain_graph=True,
+                allow_unused=True,
+                is_grads_batched=batched,
+            )
+
+        try:
+            with quiet_vmap():
+                pulled = pull(given, True)
+        except RuntimeError:  # vmap has no rule for a derivation
+            each = [pull([g[n] for g in given], False) for n in range(len(given[0]))]
+            pulled = tuple(
+                None if column[0] is None else torch.stack(list(column))
+                for column in zip(*each, strict=True)
+            )
+        for root, gradient in zip(roots, pulled, strict=True):
+            if gradient is not None:
+                result[root] = result[root] + gradient if root in result else gradient
+        return result
+
+
+def _merge(
+    entries: Sequence[tuple[Source, Gradient, list[Tensor], list[Tensor | None]]],
+) -> list[tuple[Source, Gradient, list[Tensor], list[Tensor | None]]]:
+    """Turn several uses of one weight by the same rule into one use at more positions."""
+    groups: dict[Any, list[tuple[Source, Gradient, list[Tensor], list[Tensor | None]]]] = {}
+    for number, entry in enumerate(entries):
+        source, gradient, saved, deltas = entry
+        key: Any = number
+        if isinstance(gradient, Product | LookUp) and deltas[0] is not None:
+            key = (source, gradient)
+        elif isinstance(gradient, Convolution) and deltas[0] is not None:
+            key = (source, gradient, saved[0].shape[2:], deltas[0].shape[2:])
+        groups.setdefault(key, []).append(entry)
+    return [_merged(group) for group in groups.values()]
+
+
+def _merged(
+    group: Sequence[tuple[Source, Gradient, list[Tensor], list[Tensor | None]]],
+) -> tuple[Source, Gradient, list[Tensor], list[Tensor | None]]:
+    source, gradient, saved, deltas = group[0]
+    if len(group) == 1:
+        return source, gradient, saved, deltas
+    xs = [s[0] for _, _, s, _ in group]
+    ds = [d[0] for _, _, _, d in group if d[0] is not None]
+    if isinstance(gradient, Product):
+        xs = [x.flatten(1, -2) for x in xs]
+        ds = [d.flatten(1, -2) for d in ds]
+    elif isinstance(gradient, LookUp):
+        xs = [x.flatten(1) for x in xs]
+        ds = [d.flatten(1, -2) for d in ds]
+    return source, gradient, [torch.cat(xs, dim=1)], [torch.cat(ds, dim=1)]
+
+
+def leaves_in_graph(values: Tensor) -> set[int]:
+    """Collect the ids of the leaf tensors that a result's gradient would reach."""
+    found: set[int] = set()
+    seen = set()
+    stack = [values.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            found.add(id(variable))
+        stack.extend(parent for parent, _ in node.next_functions)
+    return found

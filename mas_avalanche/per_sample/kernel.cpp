@@ -1,0 +1,185 @@
+// Sums of per-sample gradient magnitudes, taken before the gradients leave the registers.
+//
+// For each sample n the gradient of a weight is a sum of outer products over positions l,
+//     G[n](i, r, j) = sum_l delta[n](l, i) * x[n](position[l] + run[r] + j),
+// and total(i, r, j) += sum_n |G[n](i, r, j)|^p. Columns come in runs that are contiguous in x: the
+// features of a linear map, or a row of a convolution's window when channels are stored last.
+// A tile of rows and columns of G[n] lives in registers while l runs.
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64, most_rows = 8;
+#elif defined(__AVX__)
+constexpr int vector_bytes = 32, most_rows = 4;
+#else
+constexpr int vector_bytes = 16, most_rows = 4;
+#endif
+constexpr int most_vectors = 3;
+constexpr int64_t block = 128;  // positions whose columns stay in the first cache
+constexpr int64_t rows_of_a_task = 64;
+
+template <typename T>
+struct Lanes {
+  typedef T type __attribute__((vector_size(vector_bytes)));
+  static constexpr int count = vector_bytes / sizeof(T);
+};
+
+template <typename T>
+struct Problem {
+  T* total;
+  const T* x;
+  const T* delta;
+  const int64_t* position;
+  const int64_t* run;
+  int64_t samples, positions, rows, runs, run_length;
+  int64_t x_stride, delta_stride, delta_row, total_row;
+  int64_t power;
+};
+
+template <typename T>
+inline T magnitude(T value, int64_t power) {
+  return power == 1 ? std::fabs(value) : value * value;
+}
+
+// Adds one block of positions to R x V vectors of a gradient; the last block adds the magnitudes.
+template <typename T, int R, int V>
+inline void tile(const Problem<T>& p, const T* x, const T* delta, int64_t from, int64_t to, T* part,
+                 T* total, int64_t columns) {
+  using Vec = typename Lanes<T>::type;
+  constexpr int lanes = Lanes<T>::count;
+  Vec sum[R][V];
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v)
+      if (from == 0)
+        sum[r][v] = Vec{};
+      else
+        std::memcpy(&sum[r][v], part + (r * most_vectors + v) * lanes, sizeof(Vec));
+  for (int64_t l = from; l < to; ++l) {
+    const T* a = x + p.position[l];
+    const T* d = delta + l * p.delta_row;
+    Vec column[V];
+    for (int v = 0; v < V; ++v) std::memcpy(&column[v], a + v * lanes, sizeof(Vec));
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) sum[r][v] += d[r] * column[v];
+  }
+  const bool last = to == p.positions;
+  if (!last) {
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v)
+        std::memcpy(part + (r * most_vectors + v) * lanes, &sum[r][v], sizeof(Vec));
+  } else if (columns == V * lanes) {
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) {
+        T* target = total + r * p.total_row + v * lanes;
+        Vec old;
+        std::memcpy(&old, target, sizeof(Vec));
+        old += p.power == 1 ? (sum[r][v] < 0 ? -sum[r][v] : sum[r][v]) : sum[r][v] * sum[r][v];
+        std::memcpy(target, &old, sizeof(Vec));
+      }
+  } else {
+    for (int r = 0; r < R; ++r) {
+      T values[V * lanes];
+      for (int v = 0; v < V; ++v) std::memcpy(values + v * lanes, &sum[r][v], sizeof(Vec));
+      T* target = total + r * p.total_row;
+      for (int64_t c = 0; c < columns; ++c) target[c] += magnitude(values[c], p.power);
+    }
+  }
+}
+
+template <typename T, int V>
+void rows_by_columns(const Problem<T>& p, int64_t first_row, int64_t end_row, int64_t run,
+                     int64_t column, int64_t columns) {
+  constexpr int lanes = Lanes<T>::count;
+  alignas(64) T part[rows_of_a_task * most_vectors * lanes];
+  T* total = p.total + run * p.run_length + column;
+  for (int64_t n = 0; n < p.samples; ++n) {
+    const T* x = p.x + n * p.x_stride + p.run[run] + column;
+    const T* delta = p.delta + n * p.delta_stride;
+    for (int64_t from = 0; from < p.positions; from += block) {
+      const int64_t to = from + block < p.positions ? from + block : p.positions;
+      for (int64_t row = first_row; row < end_row;) {
+        T* own = part + (row - first_row) * most_vectors * lanes;
+        T* target = total + row * p.total_row;
+        if (end_row - row >= most_rows) {
+          tile<T, most_rows, V>(p, x, delta + row, from, to, own, target, columns);
+          row += most_rows;
+        } else if (end_row - row >= 4) {
+          tile<T, 4, V>(p, x, delta + row, from, to, own, target, columns);
+          row += 4;
+        } else {
+          tile<T, 1, V>(p, x, delta + row, from, to, own, target, columns);
+          row += 1;
+        }
+      }
+    }
+  }
+}
+
+template <typename T>
+void add(const Problem<T>& p, int threads) {
+  constexpr int lanes = Lanes<T>::count;
+  constexpr int64_t width = most_vectors * lanes;
+  const int64_t strips = (p.run_length + width - 1) / width;
+  int64_t rows = rows_of_a_task;
+  while (rows > most_rows && p.runs * strips * ((p.rows + rows - 1) / rows) < 4 * threads) rows /= 2;
+  const int64_t row_blocks = (p.rows + rows - 1) / rows;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t task = 0; task < p.runs * strips * row_blocks; ++task) {
+    const int64_t first_row = task % row_blocks * rows;
+    const int64_t end_row = first_row + rows < p.rows ? first_row + rows : p.rows;
+    const int64_t strip = task / row_blocks % strips;
+    const int64_t run = task / row_blocks / strips;
+    const int64_t column = strip * width;
+    const int64_t columns = p.run_length - column < width ? p.run_length - column : width;
+    if (columns > 2 * lanes)
+      rows_by_columns<T, 3>(p, first_row, end_row, run, column, columns);
+    else if (columns > lanes)
+      rows_by_columns<T, 2>(p, first_row, end_row, run, column, columns);
+    else
+      rows_by_columns<T, 1>(p, first_row, end_row, run, column, columns);
+  }
+}
+
+// Copies images (n, channels, pixels) to (n, rows, columns, channels) with a border left alone.
+template <typename T>
+void channels_last(T* out, const T* in, int64_t images, int64_t channels, int64_t height,
+                   int64_t width, int64_t image_stride, int64_t row_stride, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t image = 0; image < images; ++image)
+    for (int64_t y = 0; y < height; ++y) {
+      const T* from = in + (image * channels * height + y) * width;
+      T* to = out + image * image_stride + y * row_stride;
+      for (int64_t c0 = 0; c0 < channels; c0 += 16) {
+        const int64_t c1 = c0 + 16 < channels ? c0 + 16 : channels;
+        for (int64_t x = 0; x < width; ++x)
+          for (int64_t c = c0; c < c1; ++c) to[x * channels + c] = from[c * height * width + x];
+      }
+    }
+}
+
+}  // namespace
+
+#define EXPORT(T, NAME)                                                                          \
+  extern "C" void add_##NAME(T* total, const T* x, const T* delta, const int64_t* position,      \
+                             const int64_t* run, const int64_t* sizes, int64_t threads) {        \
+    add<T>({total, x, delta, position, run, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4],    \
+            sizes[5], sizes[6], sizes[7], sizes[8], sizes[9]},                                   \
+           static_cast<int>(threads));                                                           \
+  }                                                                                              \
+  extern "C" void channels_last_##NAME(T* out, const T* in, const int64_t* sizes,                \
+                                       int64_t threads) {                                        \
+    channels_last<T>(out, in, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5],        \
+                     static_cast<int>(threads));                                                 \
+  }
+
+EXPORT(float, float)
+EXPORT(double, double)
+
+extern "C" int64_t lanes_float() { return Lanes<float>::count; }
+extern "C" int64_t lanes_double() { return Lanes<double>::count; }
