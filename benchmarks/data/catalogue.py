@@ -106,7 +106,13 @@ def _idx_entry(
         name=name,
         title=title,
         home=home,
-        folders=(f"{folder}/raw", folder, name.replace("_", "-"), name),
+        folders=(
+            f"{folder}/raw",
+            f"{name.replace('_', '')}/{folder}/raw",  # Avalanche
+            folder,
+            name.replace("_", "-"),
+            name,
+        ),
         needs=tuple(f"{file}|{file}.gz" for file in files),
         counts=Counts(60_000, 10_000, 10),
         remotes=tuple(

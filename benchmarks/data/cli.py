@@ -84,7 +84,7 @@ def _list(root: Path | None) -> None:
             known.home,
             f"present: {folder}" if folder else "missing",
         )
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
     console.print(table)
     console.print("Looked in, in this order:", *(f"  {place}" for place in roots(root)), sep="\n")
     for known in CATALOGUE.values():

@@ -237,6 +237,21 @@ def test_roots_are_searched_in_order(root, tmp_path, monkeypatch):
     assert places.home_of_downloads().parts[-3:] == (".local", "share", "mas_avalanche")
 
 
+@pytest.mark.parametrize(
+    ("name", "below"),
+    [
+        ("mnist", "mnist"),
+        ("fashion_mnist", "fashionmnist"),
+        ("cifar10", "cifar10"),
+        ("cifar100", "cifar100"),
+        ("birds", "CUB_200_2011"),
+    ],
+)
+def test_folders_of_avalanche_are_honoured(name, below):
+    folder = datasets.write(name, Path.home() / ".avalanche" / "data" / below)
+    assert places.find(name) == folder
+
+
 def test_folders_of_the_system_are_honoured(tmp_path, monkeypatch):
     folder = tmp_path / "usr" / "fashion-mnist"
     datasets.write_idx(folder)
