@@ -75,7 +75,8 @@ def ewc(model, tasks, strength, optimizer, *, epochs, batch_size, gamma=None, mu
 
 
 def si(model, tasks, strength, optimizer, *, epochs, batch_size, xi=0.1, multi_head=False):
-    """Zenke et al. (2017), Eqs. 3 to 5, with the authors' cut at zero."""
+    """Zenke et al. (2017), Eqs. 3 to 5, with the authors' cut at zero, which is counted."""
+    num_cut = 0
     importance = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
     anchor = snapshot(model)
     for task, (x, y) in enumerate(tasks):
@@ -91,15 +92,17 @@ def si(model, tasks, strength, optimizer, *, epochs, batch_size, xi=0.1, multi_h
                     path[name] -= of_task[name] * (after - before[name])
         for name, end in snapshot(model).items():
             importance[name] += path[name] / ((end - anchor[name]) ** 2 + xi)
+            num_cut += int((importance[name] < 0).sum())
             importance[name][importance[name] < 0] = 0
             anchor[name] = end
+    return importance, num_cut
 
 
 def lwf(
     model, tasks, strength, optimizer, *, epochs, batch_size, temperature=2.0, multi_head=False
 ):
-    """Li & Hoiem (2016) with the factor T² of Hinton et al. (2015)."""
-    teacher = None
+    """Li & Hoiem (2016) with the factor T² of Hinton et al. (2015), over the classes met before."""
+    teacher, met = None, {}
     for task, (x, y) in enumerate(tasks):
         run = output_of(model, task, multi_head)
         for x_b, y_b in mini_batches(x, y, epochs, batch_size):
@@ -108,8 +111,8 @@ def lwf(
                 with torch.no_grad():
                     target = output_of(teacher, old, multi_head)(x_b)
                 answer = output_of(model, old, multi_head)(x_b)
-                soft_target = torch.softmax(target / temperature, dim=1)
-                soft_answer = torch.softmax(answer / temperature, dim=1)
+                soft_target = torch.softmax(target[:, met[old]] / temperature, dim=1)
+                soft_answer = torch.softmax(answer[:, met[old]] / temperature, dim=1)
                 cross_entropy = -(soft_target * soft_answer.log()).sum(dim=1)
                 loss = loss + strength * temperature**2 * cross_entropy.mean()
             optimizer.zero_grad()
@@ -117,3 +120,5 @@ def lwf(
             optimizer.step()
         teacher = copy.deepcopy(model)
         teacher.eval()
+        head = task if multi_head else 0
+        met[head] = sorted({*met.get(head, []), *y.tolist()})

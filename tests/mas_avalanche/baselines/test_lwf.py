@@ -29,8 +29,17 @@ from tests.mas_avalanche.baselines import plain
 @pytest.mark.parametrize("multi_head", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_weights_equal_those_of_plain_pytorch(optimizer, multi_head, temperature):
-    ours, theirs = copies(HeadedNet() if multi_head else single_head(), 2)
-    stream = experiences(task_labels=multi_head)
+    model = HeadedNet() if multi_head else single_head()
+    assert_equals_plain(model, experiences(task_labels=multi_head), optimizer, temperature)
+
+
+def test_weights_equal_those_of_plain_pytorch_with_new_classes():
+    assert_equals_plain(single_head(num_classes=6), class_incremental_experiences(), sgd, 2.0)
+
+
+def assert_equals_plain(model, stream, optimizer, temperature):
+    ours, theirs = copies(model, 2)
+    multi_head = isinstance(model, HeadedNet)
     train(ours, stream, [LwFPlugin(1.5, temperature)], optimizer=optimizer)
     plain.lwf(
         theirs,

@@ -25,23 +25,34 @@ from tests.continual import (
 from tests.mas_avalanche.baselines import plain
 
 
-@pytest.mark.parametrize("optimizer", [sgd, adam])
+def swinging(parameters):
+    """So much momentum that steps go against the gradient and importance falls below zero."""
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.95)
+
+
 @pytest.mark.parametrize("multi_head", [False, True])
-def test_weights_equal_those_of_plain_pytorch(optimizer, multi_head):
+@pytest.mark.parametrize(
+    ("optimizer", "strength", "xi", "epochs"),
+    [(sgd, 3.0, 0.05, 2), (adam, 3.0, 0.05, 2), (swinging, 0.1, 1e-3, 4)],
+)
+def test_weights_equal_those_of_plain_pytorch(multi_head, optimizer, strength, xi, epochs):
     ours, theirs = copies(HeadedNet() if multi_head else single_head(), 2)
-    stream = experiences(task_labels=multi_head)
-    train(ours, stream, [SIPlugin(3.0, xi=0.05)], optimizer=optimizer)
-    plain.si(
+    stream, plugin = experiences(task_labels=multi_head), SIPlugin(strength, xi=xi)
+    train(ours, stream, [plugin], optimizer=optimizer, epochs=epochs)
+    importance, num_cut = plain.si(
         theirs,
         [tensors(e) for e in stream],
-        3.0,
+        strength,
         optimizer(theirs.parameters()),
-        epochs=2,
+        epochs=epochs,
         batch_size=5,
-        xi=0.05,
+        xi=xi,
         multi_head=multi_head,
     )
     assert_same_weights(ours, theirs, tolerance=1e-8)
+    for name, value in importance.items():
+        torch.testing.assert_close(plugin.importance[name], value, rtol=1e-8, atol=1e-8)
+    assert (num_cut > 0) == (optimizer is swinging)
 
 
 def test_it_differs_from_naive_on_the_cpu():
