@@ -1,10 +1,37 @@
 import pickle
 
 import pytest
+import torch
+from torch import nn
 
 from benchmarks import methods
 from benchmarks.methods import Method
+from benchmarks.methods._shipped import count_numbers
 from mas_avalanche.baselines import EWCPlugin
+from mas_avalanche.heads import MultiHeadModel
+from mas_avalanche.plugin import MASPlugin
+from tests.continual import NUM_FEATURES, experiences, largest_difference, plain_sgd, train
+
+ALL = [
+    "avalanche_ewc",
+    "avalanche_lwf",
+    "avalanche_mas",
+    "avalanche_si",
+    "ewc",
+    "ewc_online",
+    "joint",
+    "lwf",
+    "mas",
+    "mas_local",
+    "mas_proximal",
+    "mas_vector",
+    "naive",
+    "si",
+]
+
+
+def test_the_files_are_the_registry():
+    assert list(methods.names()) == ALL
 
 
 @pytest.mark.parametrize("name", methods.names())
@@ -30,7 +57,9 @@ def test_only_joint_trains_on_the_union_of_tasks():
 
 
 def test_an_unknown_method_is_refused_with_a_suggestion():
-    with pytest.raises(ValueError, match=r"one of .*ewc.*naive.*, got 'mass'\. Did you mean 'mas'"):
+    with pytest.raises(
+        ValueError, match=r"got 'mass'\. Did you mean `mas`\? Allowed: .*ewc.*naive"
+    ):
         methods.get("mass")
 
 
@@ -40,7 +69,7 @@ def test_options_are_passed_on_and_unknown_ones_refused():
     (plugin,) = method.make(2.0, mode="online", decay_factor=0.5)
     assert isinstance(plugin, EWCPlugin)
     assert (plugin.ewc_lambda, plugin.mode, plugin.decay_factor) == (2.0, "online", 0.5)
-    with pytest.raises(ValueError, match=r"one of .*, got 'modes'\. Did you mean 'mode'"):
+    with pytest.raises(ValueError, match=r"got 'modes'\. Did you mean `mode`\? Allowed: dec"):
         method.make(2.0, modes="online")
 
 
@@ -63,3 +92,39 @@ def test_a_grid_must_fall_and_go_with_a_strength():
         Method("m", "M", "λ", (1.0, 3.0), list)
     with pytest.raises(ValueError, match="exactly where there is a strength"):
         Method("m", "M", None, (1.0,), list)
+
+
+def multi_head_model():
+    torch.manual_seed(0)
+    return MultiHeadModel(nn.Sequential(nn.Linear(NUM_FEATURES, 8), nn.ReLU()), 8, [3, 3, 3])
+
+
+@pytest.fixture(scope="module")
+def naive():
+    model = multi_head_model()
+    train(model, experiences(task_labels=True, dtype=torch.float32), optimizer=plain_sgd)
+    return model
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if methods.get(name).strength])
+def test_each_tuned_method_acts_and_counts_what_it_stores(name, naive):
+    model, plugins = multi_head_model(), methods.get(name).make(0.5)
+    stream = experiences(task_labels=True, dtype=torch.float32)
+    train(model, stream, plugins, optimizer=plain_sgd)
+    # Avalanche's own SI looks at the live weights in place of its copies on the CPU.
+    assert (largest_difference(model, naive) == 0) == (name == "avalanche_si")
+    size = sum(p.numel() for p in model.parameters())
+    (plugin,) = plugins
+    copies = {"avalanche_ewc": 6, "avalanche_si": 5, "lwf": 1, "avalanche_lwf": 1}.get(name, 2)
+    kept = count_numbers(plugin, beside=model)
+    assert 0 < kept <= copies * size + 4  # a few single numbers
+    if not isinstance(plugin, MASPlugin):
+        assert kept - 4 <= plugin.num_stored() <= kept
+
+
+def test_numbers_are_counted_once_and_without_the_model_s():
+    model, kept = nn.Linear(3, 2), torch.zeros(4, 5)
+    holder = {"a": [kept, kept[1:]], "live": model.weight.detach().flatten(), "n": 3, "s": "text"}
+    holder["itself"] = holder
+    assert count_numbers(holder, beside=model) == 20
+    assert count_numbers(nn.BatchNorm1d(7), beside=model) == 4 * 7 + 1

@@ -1,0 +1,31 @@
+"""l-MAS, the local form of Memory Aware Synapses (Aljundi et al., ECCV 2018).
+
+Choices:
+
+- Each layer is taken as a function of its own, and importance is the mean over samples of the
+  magnitude of the gradient of the squared norm of *its* output: 2 × input × output activity after
+  a ReLU, which is Hebb's rule up to the factor.
+- Where an input can be negative the magnitude is taken; a convolution sums over positions, and a
+  bias has 2 × output.
+- Data, mode, sum over tasks and penalty as for MAS.
+"""
+
+from typing import Any
+
+from benchmarks.methods import Method, get
+from mas_avalanche.plugin import MASPlugin
+
+
+def _plugins(strength: float) -> list[Any]:
+    return [MASPlugin(strength, objective="local")]
+
+
+METHOD = Method(
+    name="mas_local",
+    title="l-MAS",
+    strength="λ",
+    default_grid=get("mas").default_grid,
+    plugins=_plugins,
+    paper=get("mas").paper,
+    notes=("Importance from each layer's own output, without a backward pass through the net.",),
+)
