@@ -1,8 +1,8 @@
 """Look at importance: histograms by layer, correlation of two, how concentrated it is.
 
-Each question has a function that answers in numbers and one that draws. The figures need matplotlib,
-which is imported only then; they are ``matplotlib.figure.Figure`` objects apart from pyplot's global
-state, for ``figure.savefig(path)``.
+Each question has a function that answers in numbers and one that draws. The figures need
+matplotlib, which is imported only then; they are ``matplotlib.figure.Figure`` objects apart from
+pyplot's global state, for ``figure.savefig(path)``.
 """
 
 from collections.abc import Mapping

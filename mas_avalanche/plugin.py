@@ -65,6 +65,8 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
         task_label: The head to use for ``importance_data``. None takes the experience's label.
         batch_size: Mini-batch size while importance is measured. It does not change the result.
         max_samples: Measure on at most so many samples. None takes all.
+        tolerance: Stop measuring once the importance is known to this relative error. None takes
+            all samples.
         check_finite: Raise at the first non-finite loss or weight.
 
     Attributes:
@@ -100,6 +102,7 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
         task_label: int | None = None,
         batch_size: int = 128,
         max_samples: int | None = None,
+        tolerance: float | None = None,
         check_finite: bool = True,
     ) -> None:
         super().__init__()
@@ -116,6 +119,7 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.task_label = task_label
         self.batch_size = batch_size
         self.max_samples = max_samples
+        self.tolerance = tolerance
         self.check_finite = check_finite
         self.importance: dict[str, Tensor] = {}
         self.anchor: dict[str, Tensor] = {}
@@ -267,6 +271,7 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
             task_label=label,
             batch_size=self.batch_size,
             max_samples=self.max_samples,
+            tolerance=self.tolerance,
             progress=self.verbose,
         )
         importance = normalize_importance(drop_unreached(measured), self.normalization)

@@ -28,11 +28,6 @@ class MAS(SupervisedTemplate):  # type: ignore[misc]
         lambda_reg: See :class:`mas_avalanche.MASPlugin`, as for the next two.
         alpha: None sums importance over experiences, a number is the moving average's.
         verbose: Show a progress bar while importance is measured.
-        objective: See :class:`mas_avalanche.MASPlugin`, as for the next four.
-        mode: ``"gradient"`` or ``"proximal"``.
-        normalization: None, ``"mean"`` or ``"max"``.
-        importance_data: Unlabelled data in place of the experience's.
-        task_label: The head to use for ``importance_data``.
         train_mb_size: Mini-batch size in training.
         train_epochs: Epochs an experience.
         eval_mb_size: Mini-batch size in evaluation.
@@ -40,6 +35,11 @@ class MAS(SupervisedTemplate):  # type: ignore[misc]
         plugins: Further plugins, called before MAS; the list is not changed.
         evaluator: Metrics and loggers.
         eval_every: How often to evaluate within training, in epochs; -1 never, 0 at the end.
+        objective: See :class:`mas_avalanche.MASPlugin`, as for the next four.
+        mode: ``"gradient"`` or ``"proximal"``.
+        normalization: None, ``"mean"`` or ``"max"``.
+        importance_data: Unlabelled data in place of the experience's.
+        task_label: The head to use for ``importance_data``.
         **base_kwargs: Passed on to Avalanche's ``SupervisedTemplate``.
 
     Raises:
@@ -67,11 +67,6 @@ class MAS(SupervisedTemplate):  # type: ignore[misc]
         lambda_reg: float = 1.0,
         alpha: float | None = None,
         verbose: bool = False,
-        objective: Any = "squared_l2",
-        mode: PenaltyMode = "gradient",
-        normalization: Normalization | None = None,
-        importance_data: Any = None,
-        task_label: int | None = None,
         train_mb_size: int = 1,
         train_epochs: int = 1,
         eval_mb_size: int = 1,
@@ -79,6 +74,11 @@ class MAS(SupervisedTemplate):  # type: ignore[misc]
         plugins: Sequence[SupervisedPlugin] | None = None,
         evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] = default_evaluator,
         eval_every: int = -1,
+        objective: Any = "squared_l2",
+        mode: PenaltyMode = "gradient",
+        normalization: Normalization | None = None,
+        importance_data: Any = None,
+        task_label: int | None = None,
         **base_kwargs: Any,
     ) -> None:
         plugin = MASPlugin(
