@@ -21,7 +21,6 @@ __all__ = [
     "WandbProcess",
     "WandbStuckError",
     "Writer",
-    "drop_partial",
     "is_installed",
     "mode_from_environment",
     "open_request",
@@ -33,6 +32,7 @@ Mode = Literal["offline", "online", "disabled"]
 
 _LOGGER = logging.getLogger("mas_avalanche.wandb")
 _LEAVE_SECONDS = 5.0
+_OFFLINE_SECONDS = 45.0  # nothing but a slow disk or a busy machine can take it that long
 _QUEUE_LENGTH = 20_000
 
 
@@ -246,27 +246,20 @@ def open_run(
     """
     if process is None or not process.usable():
         process = WandbProcess()
+    runs = Path(request["folder"], "wandb")
+    before = set(runs.glob(f"*run-*-{request['id']}"))
     try:
         answer = process.ask([request], seconds)[0]
     except WandbError as error:
         process.kill()
+        for partial in set(runs.glob(f"*run-*-{request['id']}")) - before:
+            shutil.rmtree(partial, ignore_errors=True)
         if request["mode"] != "online":
             raise
-        drop_partial(Path(request["folder"]), request["id"])
-        process, answer = open_run(request | {"mode": "offline"}, seconds)
+        offline = request | {"mode": "offline"}
+        process, answer = open_run(offline, max(seconds, _OFFLINE_SECONDS))
         return process, answer | {"why": str(error)}
     return process, answer | {"mode": request["mode"], "why": ""}
-
-
-def drop_partial(folder: Path, run_id: str) -> None:
-    """Remove what a run leaves behind that never reached a server.
-
-    Args:
-        folder: The folder of wandb's files.
-        run_id: The run's id.
-    """
-    for partial in (folder / "wandb").glob(f"run-*-{run_id}"):
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 class Writer:
@@ -277,7 +270,7 @@ class Writer:
         seconds: The longest that opening may take.
     """
 
-    def __init__(self, request: dict[str, Any], seconds: float = 45.0) -> None:
+    def __init__(self, request: dict[str, Any], seconds: float = _OFFLINE_SECONDS) -> None:
         self.opened: dict[str, Any] | None = None
         self.said: list[str] = []
         self.busy = False

@@ -68,7 +68,7 @@ class Session:
             for pattern in patterns:
                 run.define_metric(pattern, step_metric=axis)
         resumed = bool(getattr(run, "resumed", False)) or request["resume"]
-        self._final, self._logged, self._busy = {}, {}, False
+        self._final, self._logged, self._busy = {}, {}, True
         self._note = Path(request["folder"], "wandb", f"logged-{run.id}.json")
         self._earlier = self._read_note(request["axes"]) if resumed else {}
         summary = dict(run.summary)

@@ -26,6 +26,7 @@ class StandIn:
         summaries: Last summary by run.
         files: Names of the files uploaded.
         artifacts: Names of the artifacts committed.
+        reports: Arguments of each report saved.
         finished: Exit code by run.
         silent: While set, requests are accepted and never answered.
         status: Answer to every request; anything but 200 is an error.
@@ -37,6 +38,7 @@ class StandIn:
     summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
     artifacts: list[str] = field(default_factory=list)
+    reports: list[dict[str, Any]] = field(default_factory=list)
     finished: dict[str, int] = field(default_factory=dict)
     silent: threading.Event = field(default_factory=threading.Event)
     closing: threading.Event = field(default_factory=threading.Event)
@@ -68,6 +70,24 @@ class StandIn:
         del variables
         viewer = {"id": "dg==", "entity": "me", "username": "me", "email": "", "flags": "{}"}
         return {"viewer": viewer | {"teams": {"edges": []}}}
+
+    def _GetDefaultEntity(self, variables: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        del variables
+        return {"viewer": {"id": "dg==", "defaultEntity": {"name": "me"}}}
+
+    def _GetProjects(self, variables: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        del variables
+        project = {"id": "cA==", "name": "mas-avalanche", "entityName": "me", "isBenchmark": False}
+        project["createdAt"] = "2026-01-01T00:00:00Z"
+        page = {"endCursor": None, "hasNextPage": False}
+        return {"models": {"edges": [{"node": project, "cursor": "0"}], "pageInfo": page}}
+
+    def _upsertView(self, variables: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        self.reports.append(variables)
+        view = {key: variables[key] for key in ("name", "displayName", "description", "spec")}
+        view |= {"id": "VmlldzoxMjM=", "type": variables["type"], "updatedAt": None}
+        view["project"] = {"id": "cA==", "name": variables["projectName"], "entityName": "me"}
+        return {"upsertView": {"view": view, "inserted": True}}
 
     def _UpsertBucket(self, variables: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         name = variables["name"]

@@ -16,7 +16,6 @@ from mas_avalanche._wandb_process import (
     WandbError,
     WandbProcess,
     WandbStuckError,
-    drop_partial,
     is_installed,
     open_request,
     open_run,
@@ -29,7 +28,7 @@ __all__ = ["Mode", "Outcome", "default_mode", "leave", "mirror"]
 Outcome = Literal["written", "updated", "unchanged", "kept offline", "disabled", "failed"]
 
 _LOGGER = logging.getLogger(__name__)
-_WAIT_SECONDS = {"offline": 30.0, "online": 60.0}
+_WAIT_SECONDS = {"offline": 45.0, "online": 60.0}
 
 
 class _HasJson(Protocol):
@@ -55,7 +54,7 @@ def mirror(record: "Mapping[str, Any] | _HasJson", mode: Mode, folder: Path) -> 
     The run's group is the study, its job type the method, its tags the version and the part, its
     id the record's: mirrored again, an unchanged record logs nothing and a changed one takes the
     place of the earlier. A server that cannot be reached is tried once; that record and the later
-    ones are kept offline. Waiting ends after 30 seconds, 60 online. Failures are said once, as
+    ones are kept offline. Waiting ends after 45 seconds, 60 online. Failures are said once, as
     warnings of the logger `benchmarks.tracking`.
 
     Args:
@@ -109,7 +108,6 @@ def _mirror(record: Mapping[str, Any], mode: Mode, folder: Path) -> Outcome:
                 f"Weights & Biases failed while sending ({short(error)}). Runs are kept in "
                 f"{folder}; `python -m benchmarks sync` sends them later."
             )
-            drop_partial(folder, content.run_id)
             return _mirror(record, mode, folder)
         if not isinstance(error, WandbStuckError):
             raise
@@ -176,6 +174,7 @@ def _write(content: Content, answer: dict[str, Any], mode: Mode) -> Outcome:
             _state.process.ask(requests, _WAIT_SECONDS[mode])
         except WandbError:
             _state.process.kill()  # half a run is open in it
+            shutil.rmtree(answer["files"], ignore_errors=True)
             raise
     return outcome
 

@@ -8,6 +8,7 @@ import argparse
 import os
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -15,10 +16,12 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.study import load
+from benchmarks.tracking import page
 from benchmarks.tracking.offline import OfflineRun, offline_runs
 from mas_avalanche._wandb_process import is_installed, short
 
-__all__ = ["main", "sync"]
+__all__ = ["main", "sync", "write_report"]
 
 _BATCH = 10
 _START_SECONDS = 60.0
@@ -46,8 +49,16 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--folder", type=Path, help="wandb's folder (default: wandb in the store)")
     parser.add_argument("--dry-run", action="store_true", help="list what would be sent")
+    parser.add_argument(
+        "--report",
+        metavar="STUDY",
+        help="then write a W&B Report of the study (needs the package wandb-workspaces)",
+    )
     options = parser.parse_args(arguments)
-    return sync(options.folder or options.store / "wandb", dry_run=options.dry_run)
+    code = sync(options.folder or options.store / "wandb", dry_run=options.dry_run)
+    if options.report is None or options.dry_run:
+        return code
+    return max(code, write_report(options.report))
 
 
 def sync(folder: Path, *, dry_run: bool = False) -> int:
@@ -87,6 +98,45 @@ def sync(folder: Path, *, dry_run: bool = False) -> int:
             file=sys.stderr,
         )
     return int(bool(left))
+
+
+def write_report(study: str) -> int:
+    """Write a W&B Report of a study and say where it is.
+
+    Args:
+        study: Name of the study, or its file.
+
+    Returns:
+        0 when it is written, else 1.
+    """
+    if not page.is_available():
+        print(
+            "Writing a W&B Report needs the package wandb-workspaces: "
+            "`pip install wandb-workspaces`.",
+            file=sys.stderr,
+        )
+        return 1
+    declared = load(study)
+    why = _unreachable()
+    done: list[str] = []
+    failed: list[str] = []
+
+    def work() -> None:
+        try:
+            done.append(page.publish(declared))
+        except Exception as error:  # said below
+            failed.append(short(error))
+
+    if not why:
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(_START_SECONDS)
+        why = failed[0] if failed else f"no answer within {_START_SECONDS:g} s"
+    if not done:
+        print(f"The W&B Report is not written: {why}", file=sys.stderr)
+        return 1
+    print(f"W&B Report: {done[0]}")
+    return 0
 
 
 def _say_left_out(folder: Path, runs: list[OfflineRun], waiting: list[OfflineRun]) -> None:

@@ -156,6 +156,7 @@ def test_nothing_of_the_machine_is_told(offline):
     assert not {"stats", "output", "output_raw", "environment"} & set(run.kinds)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_started_again(offline, tmp_path, caplog):
     client._state.process.kill()
     assert mirror(make_record(id="b"), "offline", tmp_path) == "written"
@@ -224,14 +225,8 @@ def test_online_sends_once_and_resumes(tmp_path, monkeypatch, caplog):
     assert not caplog.records
 
 
-@pytest.mark.parametrize(
-    "server",
-    [
-        hanging,
-        pytest.param(failing, marks=pytest.mark.slow),
-        pytest.param(refusing, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("server", [hanging, failing, refusing])
 def test_a_bad_server_costs_bounded_time_once(server, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setitem(client._WAIT_SECONDS, "online", 6.0)

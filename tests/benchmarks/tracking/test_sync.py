@@ -1,6 +1,8 @@
 """Sending offline runs to a stand-in server."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -73,6 +75,34 @@ def test_a_server_that_refuses_is_said(folder, monkeypatch, capsys):
         monkeypatch.setenv("WANDB_BASE_URL", standing.url)
         assert sync.main(["--folder", str(folder)]) == 1
     assert "cannot be reached" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_report_of_a_study_is_written(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("wandb_workspaces")
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    command = ["--folder", str(tmp_path), "--report", "embedded"]
+    with serve() as standing:
+        monkeypatch.setenv("WANDB_BASE_URL", standing.url)
+        # In a process of its own: wandb keeps the address and key it has seen first.
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks", "sync", *command],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "W&B Report: http" in done.stdout
+    (report,) = standing.reports
+    assert report["entityName"] == "me"
+    for word in ("continual/average_accuracy", "training/penalty", "evaluation"):
+        assert word in report["spec"]
+
+
+def test_a_report_without_its_package_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sync.page, "is_available", lambda: False)
+    assert sync.main(["--folder", str(tmp_path), "--report", "embedded"]) == 1
+    assert "pip install wandb-workspaces" in capsys.readouterr().err
 
 
 @pytest.mark.slow
