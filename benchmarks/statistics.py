@@ -38,6 +38,7 @@ __all__ = [
     "Estimate",
     "PairedDifference",
     "best_beyond_noise",
+    "beyond_noise",
     "bootstrap_interval",
     "estimate",
     "generator_for",
@@ -49,6 +50,7 @@ __all__ = [
     "standard_error",
     "t_interval",
     "unpaired_difference",
+    "welch_p_value",
 ]
 
 CONFIDENCE = 0.95
@@ -256,6 +258,35 @@ def paired_t_p_value(differences: Sequence[float]) -> float:
     return float(2 * stdtr(len(points) - 1, -abs(t)))
 
 
+def welch_p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Test whether two sets of runs that share no seed have the same mean (Welch, two-sided).
+
+    Args:
+        ours: One point a seed.
+        theirs: One point a seed.
+
+    Returns:
+        The p-value; ``nan`` where a side has fewer than two points or neither varies.
+
+    Raises:
+        ValueError: If a point is not finite.
+
+    Example:
+        >>> round(welch_p_value([1.0, 2.0, 3.0], [2.0, 4.0, 6.0]), 4)
+        0.2209
+    """
+    a, b = _finite(ours), _finite(theirs)
+    if min(len(a), len(b)) < 2:
+        return nan
+    parts = [points.var(ddof=1) / len(points) for points in (a, b)]
+    total = float(sum(parts))
+    if total == 0:
+        return nan
+    weights = [part**2 / (len(points) - 1) for part, points in zip(parts, (a, b), strict=True)]
+    freedom = total**2 / float(sum(weights))
+    return float(2 * stdtr(freedom, -abs(float(a.mean() - b.mean())) / sqrt(total)))
+
+
 def sign_flip_p_value(differences: Sequence[float]) -> float:
     """Test whether paired differences are symmetric about 0, over all 2^n choices of their signs.
 
@@ -418,10 +449,30 @@ def unpaired_difference(
     return Estimate(n, mean, error, float(low), float(high), "bootstrap")
 
 
+def beyond_noise(difference: Estimate, p_value: float) -> bool:
+    """Decide whether a difference may be called one.
+
+    Args:
+        difference: Mean paired difference.
+        p_value: Of the same, corrected for the comparisons made with it.
+
+    Returns:
+        Whether the 95 % interval leaves 0 out and the p-value is below 0.05.
+
+    Example:
+        >>> beyond_noise(Estimate(5, 0.2, 0.1, 0.01, 0.4, "bootstrap"), 0.2)
+        False
+    """
+    return difference.excludes_zero() and p_value < 1 - CONFIDENCE
+
+
 def best_beyond_noise(
     values: Mapping[str, Mapping[int, float]], *, higher_is_better: bool, name: str = ""
 ) -> str | None:
     """Find the method that is better than every other one beyond noise, if there is one.
+
+    The best of several means is best partly by luck, so an interval that leaves 0 out is not
+    enough: the t-test has to agree after Holm's correction over the comparisons.
 
     Args:
         values: For each method, a value a seed.
@@ -429,8 +480,8 @@ def best_beyond_noise(
         name: What is compared; seeds the generator of the intervals.
 
     Returns:
-        The method with the best mean, if the interval of its paired difference to each other method
-        leaves 0 out; else None: no winner may be shown.
+        The method with the best mean, if its paired difference to each other method is
+        :func:`beyond_noise`; else None: no winner may be shown.
 
     Example:
         >>> seeds = range(5)
@@ -445,13 +496,13 @@ def best_beyond_noise(
         return None
     sign = 1.0 if higher_is_better else -1.0
     best = max(present, key=lambda m: (sign * float(np.mean(list(present[m].values()))), m))
-    for other in sorted(present.keys() - {best}):
-        comparison = paired_difference(
-            present[best], present[other], generator_for(name, best, other)
-        )
-        if not comparison.difference.excludes_zero():
-            return None
-    return best
+    comparisons = {
+        other: paired_difference(present[best], present[other], generator_for(name, best, other))
+        for other in sorted(present.keys() - {best})
+    }
+    corrected = holm({other: found.p_value for other, found in comparisons.items()})
+    clear = all(beyond_noise(c.difference, corrected[o]) for o, c in comparisons.items())
+    return best if clear else None
 
 
 def _finite(values: Sequence[float]) -> NDArray[np.float64]:

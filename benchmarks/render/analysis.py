@@ -21,6 +21,7 @@ from benchmarks.statistics import (
     Estimate,
     PairedDifference,
     best_beyond_noise,
+    beyond_noise,
     estimate,
     generator_for,
     holm,
@@ -236,7 +237,7 @@ class Comparison:
     def better(self) -> bool | None:
         """Whether the focal method is better; None where noise could explain the difference."""
         difference = self.paired.difference
-        if not difference.excludes_zero():
+        if not beyond_noise(difference, self.p_holm):
             return None
         return (difference.mean > 0) == self.metric.higher_is_better
 
@@ -551,7 +552,7 @@ def _compare(
             m.name: paired_difference(
                 ours.values(metric.key),
                 m.values(metric.key),
-                generator_for(study.name, part.name, metric.key, ours.name, m.name),
+                generator_for(f"{study.name}/{part.name}/{metric.key}", ours.name, m.name),
                 higher_is_better=metric.higher_is_better,
             )
             for m in methods

@@ -7,7 +7,8 @@ told from a change of what was asked.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,13 @@ from benchmarks.render.palette import INK
 from benchmarks.render.tables import Cell, Column, Row, Table, to_csv
 from benchmarks.statistics import (
     Estimate,
+    beyond_noise,
     estimate,
     generator_for,
+    holm,
     paired_difference,
     unpaired_difference,
+    welch_p_value,
 )
 
 __all__ = ["Change", "build_comparison", "changes", "compare", "config_changes"]
@@ -56,6 +60,8 @@ class Change:
         difference: Second minus first.
         by_seed: The difference by seed; empty where the two share no seed.
         same: Whether every shared run has the same accuracy matrix to the last digit.
+        p_value: Of the paired t-test, or of Welch's where no seed is shared.
+        p_holm: The same after Holm's correction over all changes of the metric.
     """
 
     part: str
@@ -66,6 +72,8 @@ class Change:
     difference: Estimate
     by_seed: Mapping[int, float]
     same: bool
+    p_value: float
+    p_holm: float = nan
 
     @property
     def verdict(self) -> str:
@@ -74,7 +82,7 @@ class Change:
             return "the same runs"
         if not self.difference.is_interval:
             return "too few seeds"
-        if not self.difference.excludes_zero():
+        if not beyond_noise(self.difference, self.p_holm):
             return "within noise"
         better = (self.difference.mean > 0) == self.metric.higher_is_better
         return "better" if better else "worse"
@@ -183,7 +191,12 @@ def changes(first: Sequence[Record], second: Sequence[Record]) -> list[Change]:
     for key, runs in after.items():
         if key in before:
             found += _changes(key, before[key], runs)
-    return found
+    corrected = {}
+    for metric in _COMPARED:
+        corrected[metric.key] = holm(
+            {f"{c.part}/{c.method.name}": c.p_value for c in found if c.metric == metric}
+        )
+    return [replace(c, p_holm=corrected[c.metric.key][f"{c.part}/{c.method.name}"]) for c in found]
 
 
 def config_changes(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[str, str, str]]:
@@ -259,13 +272,14 @@ def _changes(key: _Key, before: Mapping[int, Run], after: Mapping[int, Run]) -> 
             continue
         place = (part, method, metric.key)
         both = sorted(old.keys() & new.keys())
-        difference = (
-            paired_difference(new, old, generator_for("change", *place)).difference
-            if both
-            else unpaired_difference(
-                list(new.values()), list(old.values()), generator_for("change", *place)
-            )
-        )
+        generator = generator_for("change", *place)
+        if both:
+            paired = paired_difference(new, old, generator)
+            difference, p_value = paired.difference, paired.p_value
+        else:
+            sides = list(new.values()), list(old.values())
+            difference = unpaired_difference(*sides, generator)
+            p_value = welch_p_value(*sides)
         found.append(
             Change(
                 part,
@@ -276,6 +290,7 @@ def _changes(key: _Key, before: Mapping[int, Run], after: Mapping[int, Run]) -> 
                 difference,
                 {seed: new[seed] - old[seed] for seed in both},
                 same,
+                p_value,
             )
         )
     return found
@@ -317,6 +332,7 @@ def _table(part: str, label: str, found: Sequence[Change], names: tuple[str, str
             Cell(write(change.after), change.after.mean),
             Cell(difference(change.difference), change.difference.mean),
             Cell("yes" if change.by_seed else "no"),
+            Cell(text.p_value(change.p_holm), change.p_holm),
             Cell(change.verdict),
         )
         rows.append(Row(cells, change.method.name))
@@ -330,7 +346,12 @@ def _table(part: str, label: str, found: Sequence[Change], names: tuple[str, str
             Column(names[1]),
             Column("Difference", "second minus first"),
             Column("Paired", "whether runs of the same seed were compared", numeric=False),
-            Column("Beyond noise", "whether the 95 % interval leaves zero out", numeric=False),
+            Column("p (Holm)", "corrected over all changes of the metric"),
+            Column(
+                "Beyond noise",
+                "whether the 95 % interval leaves zero out and p (Holm) is below 0.05",
+                numeric=False,
+            ),
         ),
         tuple(rows),
         (
@@ -479,7 +500,7 @@ def _conditions(records: Sequence[Record]) -> dict[str, str]:
 def _csv(found: Sequence[Change]) -> list[tuple[object, ...]]:
     head = (
         "part", "method", "metric", "before", "after", "difference", "n", "low", "high",
-        "low_high_is", "paired", "verdict",
+        "low_high_is", "paired", "p", "p_holm", "verdict",
     )  # fmt: skip
     return [
         head,
@@ -487,7 +508,7 @@ def _csv(found: Sequence[Change]) -> list[tuple[object, ...]]:
             (
                 c.part, c.method.name, c.metric.key, c.before.mean, c.after.mean,
                 c.difference.mean, c.difference.n, c.difference.low, c.difference.high,
-                c.difference.kind, int(bool(c.by_seed)), c.verdict,
+                c.difference.kind, int(bool(c.by_seed)), c.p_value, c.p_holm, c.verdict,
             )
             for c in found
         ),

@@ -363,9 +363,14 @@ def _definitions() -> tuple[tuple[str, str], ...]:
         "so they are compared seed by seed. p-values are those of the paired t-test, corrected by "
         "Holm's procedure; the exact sign-flip test stands beside them.",
     )
+    noise = (
+        "Beyond noise",
+        "the 95 % interval of the paired difference leaves zero out, and its p-value is below 0.05 "
+        "after Holm's correction over the comparisons: the best of several is best partly by luck.",
+    )
     metrics = tuple((_heading(m), m.definition) for m in METRICS)
     costs = tuple((_heading(c), c.definition) for c in COSTS)
-    return (matrix, *metrics, *costs, interval, pairing)
+    return (matrix, *metrics, *costs, interval, pairing, noise)
 
 
 def _heading(metric: Metric) -> str:

@@ -115,8 +115,8 @@ def panels() -> tuple[Panel, ...]:
         Panel(
             "paired",
             "Paired differences in average accuracy",
-            "Seed by seed, the method named first minus the other; small points are seeds. Where "
-            "the bar crosses zero, noise could explain the difference.",
+            "Seed by seed, the method named first minus the other; small points are seeds. Where a "
+            "bar crosses zero, noise could explain the difference.",
             paired,
         ),
     )

@@ -96,7 +96,9 @@ def _histogram(part: PartResult, alone: bool) -> Sketch | None:
             100 * height / max(height.sum(), 1.0),
             color=shade,
             linewidth=1.1,
-            gid=sketch.mark(method.name),
+            marker=".",
+            markersize=1.5,
+            gid=sketch.mark(method.name, *_bin_tips(task, bins, height)),
             label=task,
         )
     axes.set_xlabel("log10 of importance")
@@ -105,6 +107,15 @@ def _histogram(part: PartResult, alone: bool) -> Sketch | None:
     if alone:
         axes.set_title(f"{part.label}, {method.title}")
     return sketch
+
+
+def _bin_tips(task: str, bins: NDArray[np.float64], height: NDArray[np.float64]) -> list[str]:
+    centres = (bins[:-1] + bins[1:]) / 2
+    return [
+        f"after task {task}: {text.percent(count / max(height.sum(), 1.0))} % of the parameters "
+        f"near 10^{text.number(centre, 1)}"
+        for centre, count in zip(centres, height, strict=True)
+    ]
 
 
 def _layers(part: PartResult, alone: bool) -> Sketch | None:

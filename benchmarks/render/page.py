@@ -141,18 +141,25 @@ def legend_items(methods: Sequence[MethodInfo]) -> list[dict[str, Any]]:
         methods: Each once.
 
     Returns:
-        ``name``, ``title`` and ``svg`` of each.
+        ``name`` and ``title`` of each, its ``symbol`` to define once in the page, and the ``svg``
+        that uses it.
     """
     return [
         {
             "name": m.name,
             "title": m.title,
+            "symbol": Markup(_symbol(inline_svg(swatch(m), f"s{i}-"), f"look-{m.name}")),
             "svg": Markup(
-                inline_svg(swatch(m), f"s{i}-").replace('role="img"', 'aria-hidden="true"')
+                f'<svg aria-hidden="true" viewBox="0 0 26 10"><use href="#look-{m.name}"/></svg>'
             ),
         }
         for i, m in enumerate(methods)
     ]
+
+
+def _symbol(drawn: str, name: str) -> str:
+    body = drawn[drawn.index(">") + 1 : drawn.rindex("</svg>")]
+    return f'<symbol id="{name}" viewBox="0 0 26 10">{body}</symbol>'
 
 
 def theme_css() -> Markup:

@@ -204,7 +204,11 @@ def paired_table(part: PartResult) -> Table | None:
         Column("p (Holm)", "the same, corrected for the number of comparisons"),
         Column("p (sign flip)", "exact, two-sided; never below 2^(1 − seeds)"),
         Column("P(better)", "share of pairs of runs in which the first is better"),
-        Column("Beyond noise", "whether the 95 % interval leaves zero out", numeric=False),
+        Column(
+            "Beyond noise",
+            "whether the 95 % interval leaves zero out and p (Holm) is below 0.05",
+            numeric=False,
+        ),
     )
     rows = []
     for comparison in part.comparisons:
@@ -449,7 +453,8 @@ def _selection_remark(method: MethodResult) -> str:
 def _bold_note() -> str:
     return (
         "Bold: better than every other method but joint training, beyond noise (the 95 % interval "
-        "of each paired difference leaves zero out). No bold: no such method."
+        "of each paired difference leaves zero out and p < 0.05 after Holm's correction). No bold: "
+        "no such method."
     )
 
 
