@@ -24,8 +24,8 @@ from benchmarks.view import Estimate, describe, duration, make_view
 __all__ = ["main"]
 
 OTHERS = {
-    "speed": ("benchmarks.speed.__main__", "time training against a plain loop"),
-    "data": ("benchmarks.data.__main__", "list, download or verify data sets"),
+    "speed": ("benchmarks.speed", "time training against a plain loop"),
+    "data": ("benchmarks.data", "list, download or verify data sets"),
     "sync": ("benchmarks.tracking.sync", "send runs kept offline to Weights & Biases"),
 }
 """Commands of other modules: each has ``main(arguments) -> int``."""
@@ -243,38 +243,44 @@ def _bench(options: argparse.Namespace) -> int:
     code = _run(options)
     if options.dry_run:
         return code
-    _render(load(options.study), options)
+    study = load(options.study)
+    _render(study, _reported(study, options), options.out)
     return code
 
 
 def _report(options: argparse.Namespace) -> int:
     if options.all == (options.study is not None):
         raise ValueError("Expected either a STUDY or --all, not both and not none.")
-    if not options.all:
-        return _report_one(options.study, options)
-    published = sorted(path.parent.name for path in options.out.glob("*/records.jsonl"))
-    return max((_report_one(name, options) for name in published), default=0)
+    if options.check:
+        return _check(options)
+    if options.all:
+        studies = sorted(path.parent.name for path in options.out.glob("*/records.jsonl"))
+    else:
+        studies = [options.study]
+    for name in studies:
+        study = load(name)
+        _render(study, _reported(study, options), options.out)
+    return 0
 
 
-def _report_one(name: str, options: argparse.Namespace) -> int:
-    study = load(name)
-    if not options.check:
-        _render(study, options)
-        return 0
+def _check(options: argparse.Namespace) -> int:
     from benchmarks.render import check
 
-    differences = check(study, _published(study, options.out), options.out)
-    for difference in differences:
-        print(difference)
+    differences = check(options.out)
+    if not options.all:
+        own = str(options.out / load(options.study).name)
+        differences = [sentence for sentence in differences if own in sentence]
+    for sentence in differences:
+        print(sentence)
     return 1 if differences else 0
 
 
-def _render(study: Study, options: argparse.Namespace) -> None:
-    from benchmarks.render import render
+def _render(study: Study, records: Sequence[Record], out: Path) -> None:
+    from benchmarks.render import index, render
 
-    records = _reported(study, options)
-    render(study, records, options.out)
-    print(f"The report lies at {options.out / study.name / 'README.md'}")
+    render(study, records, out / study.name)
+    index(out)
+    print(f"The report lies at {out / study.name / 'README.md'} (and index.html beside it).")
 
 
 def _published(study: Study, out: Path) -> list[Record]:

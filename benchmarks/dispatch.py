@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Literal
 
 from benchmarks import provenance
+from benchmarks.data import MissingData
 from benchmarks.record import Record, RecordError
 from benchmarks.selection import Plan
 from benchmarks.store import Store, StoreError
@@ -280,7 +281,7 @@ def _work(connection: Connection, root: Path, settings: Settings) -> None:
         id, config = work
         try:
             answer = _do(id, config, Store(root, config.study), settings)
-        except (StoreError, RecordError) as error:
+        except (StoreError, RecordError, MissingData) as error:
             answer = "error", str(error)
         connection.send(answer)
 

@@ -114,6 +114,7 @@ def alexnet(
     width: float = 1.0,
     dropout: float = 0.5,
     weights: str | None = None,
+    initialisation: str = "torch",
 ) -> nn.Module:
     """Build AlexNet with a head a task.
 
@@ -122,22 +123,39 @@ def alexnet(
         width: Factor on the number of channels and units.
         dropout: Share of activations dropped in the classifier while training.
         weights: Weights of the trunk, see :class:`mas_avalanche.MultiHeadAlexNet`.
+        initialisation: "torch" leaves the layers as torch draws them. "he" draws the trunk as He et
+            al. (2015) do, with which a small one learns from few images without normalisation.
 
     Raises:
-        ValueError: If the task is not known at test time.
+        ValueError: If the task is not known at test time, or an option is unknown.
     """
+    if initialisation not in ("torch", "he"):
+        raise ValueError(
+            f"Expected `initialisation` to be 'torch' or 'he', got {initialisation!r}."
+        )
     if stream.scenario != "task":
         raise ValueError(
             f"Expected a task-incremental stream for the model `alexnet`, got the "
             f"{stream.scenario}-incremental stream `{stream.name}`."
         )
-    return MultiHeadAlexNet(
+    model = MultiHeadAlexNet(
         num_classes=[task.num_classes for task in stream.tasks],
         weights=weights,
         width=width,
         dropout=dropout,
         image_size=stream.input_shape[-1],
     )
+    if initialisation == "he":
+        _draw_he(model.trunk)
+    return model
+
+
+def _draw_he(trunk: nn.Module) -> None:
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def _dropout(share: float) -> list[nn.Module]:

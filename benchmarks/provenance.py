@@ -34,9 +34,11 @@ SOURCES = (
 )
 """What can change the numbers of a run; all else orders, stores, counts or draws them."""
 
-WITHOUT = ("mas_avalanche/wandb_logger.py",)
+WITHOUT = tuple(
+    f"mas_avalanche/{name}.py" for name in ("inspect", "metrics", "strategy", "wandb_logger")
+)
 
-PACKAGES = ("torch", "torchvision", "avalanche-lib", "mas-avalanche", "numpy")
+PACKAGES = ("torchvision", "avalanche-lib", "mas-avalanche", "numpy")
 
 
 @cache
@@ -80,7 +82,8 @@ def _git(*arguments: str) -> str | None:
 @cache
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that compute."""
-    found = {"python": platform.python_version()}
+    # What torch says of itself names its build too.
+    found = {"python": platform.python_version(), "torch": torch.__version__}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)

@@ -46,10 +46,10 @@ class Record:
         stream: ``scenario``, ``description``, ``stand_in_for``, ``num_classes``, ``num_train``,
             ``num_test``, ``input_shape``.
         task_names: One name a task, in the order of training.
-        accuracy: For "test" and "validation" the matrix ``R[i][j]`` in 0..1: accuracy on task j
-            after training task i, for all j. A joint run has one row; a run that did not finish
-            has the rows it reached.
-        initial_accuracy: For "test" the accuracy on each task before any training.
+        accuracy: For "test" in an evaluation run, for "validation" in a selection run, the matrix
+            ``R[i][j]`` in 0..1: accuracy on task j after training task i, for all j. A joint run
+            has one row; a run that did not finish has the rows it reached.
+        initial_accuracy: For the same split the accuracy on each task before any training.
         seconds: ``total``, and by task ``training``, ``consolidation``, ``evaluation``.
         peak_memory_bytes: Greatest resident memory of the process during the run; of the
             accelerator where one is used.

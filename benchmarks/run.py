@@ -5,7 +5,8 @@ what a network draws while it trains, each through random numbers of its own. So
 same seed see the same things in the same order, whatever either draws in between, and what is
 measured is the method.
 
-The accuracy matrix is measured here, on whole mini-batches, with one pass over each split a row.
+The accuracy matrix is measured here, on whole mini-batches, with one pass a row: on validation data
+where a strength is chosen, which never looks at test data, and on test data where it is reported.
 """
 
 import contextlib
@@ -39,6 +40,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from benchmarks import methods, models, provenance, streams
+from benchmarks.data import MissingData
 from benchmarks.record import Record
 from benchmarks.streams import Split, Stream
 from benchmarks.study import RunConfig, Training
@@ -122,6 +124,9 @@ def execute(config: RunConfig, *, device: str = "cpu", data_root: Path | None = 
 
     Returns:
         The record. The random state of the process is left as it was.
+
+    Raises:
+        MissingData: If the data set is not at hand: that tells nothing about the method.
     """
     trial = _Trial(config, device, data_root)
     started = datetime.now(UTC)
@@ -131,6 +136,8 @@ def execute(config: RunConfig, *, device: str = "cpu", data_root: Path | None = 
     with _settings(config.threads, device):
         try:
             trial.train()
+        except MissingData:
+            raise
         except DivergenceError as caught:
             status, error = "diverged", _describe(caught, trace=False)
         except Exception as caught:
@@ -209,7 +216,8 @@ class _Trial:
     stream: Stream | None = None
     model: nn.Module | None = None
     plugins: list[Any] = field(default_factory=list)
-    accuracy: dict[str, list[list[float]]] = field(default_factory=dict)
+    split: str = ""
+    rows: list[list[float]] = field(default_factory=list)
     initial: list[float] = field(default_factory=list)
     seconds: dict[str, list[float]] = field(
         default_factory=lambda: {"training": [], "consolidation": [], "evaluation": []}
@@ -228,8 +236,8 @@ class _Trial:
         self.model = model
         tasks = experiences(stream)
         probe = _Probe(stream, self.device)
-        self.initial = probe.accuracy(model, "test")
-        self.accuracy = {"test": [], "validation": []}
+        self.split = "test" if config.role == "evaluation" else "validation"
+        self.initial = probe.accuracy(model, self.split)
         strategy = _Strategy(
             config=config,
             model=model,
@@ -254,15 +262,14 @@ class _Trial:
         trained = time.perf_counter()
         self.seconds["consolidation"].append(strategy.consolidation_seconds)
         self.seconds["training"].append(trained - begin - strategy.consolidation_seconds)
-        for split, rows in self.accuracy.items():
-            rows.append(probe.accuracy(strategy.model, split))
+        self.rows.append(probe.accuracy(strategy.model, self.split))
         self.seconds["evaluation"].append(time.perf_counter() - trained)
 
     def findings(self) -> dict[str, Any]:
         """Return what the record takes over from the stream, the model and the measurements."""
         found: dict[str, Any] = {
-            "accuracy": _frozen(self.accuracy),
-            "initial_accuracy": {"test": tuple(self.initial)} if self.initial else {},
+            "accuracy": {self.split: tuple(map(tuple, self.rows))} if self.rows else {},
+            "initial_accuracy": {self.split: tuple(self.initial)} if self.initial else {},
             "history": tuple(self.history),
         }
         if self.stream is not None:
@@ -282,10 +289,6 @@ class _Trial:
             stored = sum(_count_stored(plugin) for plugin in self.plugins)
             found["parameters"] = {"trainable": trainable, "stored_extra": stored}
         return found
-
-
-def _frozen(matrices: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
-    return {split: tuple(tuple(row) for row in rows) for split, rows in matrices.items()}
 
 
 def _count_stored(plugin: Any) -> int:

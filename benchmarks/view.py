@@ -85,8 +85,8 @@ def outcome(record: Record) -> str:
     """Say in a few words how a run ended."""
     seconds = duration(float(record.seconds["total"]))
     if record.status == "finished":
-        accuracy = fmean(record.accuracy["test"][-1])
-        return f"average accuracy {accuracy:.3f} in {seconds}"
+        split, matrix = next(iter(record.accuracy.items()))
+        return f"average {split} accuracy {fmean(matrix[-1]):.3f} in {seconds}"
     message = record.error["message"] if record.error else ""
     return f"{record.status.upper()} after {seconds}: {message.splitlines()[0] if message else ''}"
 

@@ -1,0 +1,125 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.dispatch import Settings, _Dispatcher, _Worker, default_processes
+from benchmarks.selection import Plan
+from benchmarks.store import Store
+from benchmarks.view import Estimate, LineView
+from tests.benchmarks.studies import smoke_study, smoke_table, to_toml
+
+ROOT = Path(__file__).parents[2]
+
+
+class DeadProcess:
+    exitcode = -signal.SIGKILL
+
+    def join(self, timeout=None):
+        pass
+
+
+def test_a_worker_that_dies_costs_its_run_and_nothing_else(tmp_path, capsys):
+    plan = Plan(smoke_study(methods=["naive"], grid={}), "code")
+    (first, *_) = plan.pending().items()
+    store = Store(tmp_path, "smoke")
+    dispatcher = _Dispatcher(plan, store, Settings(tmp_path, 1), LineView(), Estimate(), deque())
+    worker = _Worker(DeadProcess(), None, first)
+    dispatcher.workers.append(worker)
+    dispatcher._lost(worker)
+    assert dispatcher.workers == []
+    record = store.read(first[0])
+    assert record.status == "failed"
+    assert "SIGKILL" in record.error["message"]
+    assert "FAILED" in capsys.readouterr().out
+    assert first[0] not in plan.pending()
+    assert len(plan.pending()) == 1
+
+
+def test_cores_are_divided_by_the_threads_of_a_run(monkeypatch):
+    monkeypatch.setattr("benchmarks.provenance.num_cores", lambda: 8)
+    assert [default_processes(threads) for threads in (1, 2, 3, 8, 99)] == [8, 4, 2, 1, 1]
+
+
+def start(arguments, tmp_path):
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def long_study(tmp_path):
+    table = smoke_table()
+    table["parts"]["digits"]["methods"] = ["naive"]
+    del table["parts"]["digits"]["grid"]
+    table["parts"]["digits"]["training"]["epochs"] = 10
+    table["seeds"]["evaluation"] = list(range(1, 40))
+    path = tmp_path / "long.toml"
+    path.write_text(to_toml(table))
+    return path
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
+def test_a_stop_leaves_finished_records_and_no_process_behind(tmp_path, long_study, number):
+    store = tmp_path / "runs"
+    arguments = ["run", str(long_study), "--store", str(store), "--processes", "2"]
+    process = start([*arguments, "--wandb", "disabled"], tmp_path)
+    wait_for(lambda: list(store.glob("long/*.json")))
+    children = psutil.Process(process.pid).children(recursive=True)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        os.kill(process.pid, number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
+    assert f"Stopped by {number.name}" in output
+    assert "Traceback" not in output
+    assert children
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
+    records = Store(store, "long").records()
+    assert 1 <= len(records) < 39
+    assert all(record.status == "finished" for record in records)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_becomes_a_failed_record_that_can_be_retried(tmp_path, long_study):
+    store = tmp_path / "runs"
+    arguments = ["run", str(long_study), "--store", str(store), "--processes", "1"]
+    process = start([*arguments, "--wandb", "disabled"], tmp_path)
+    wait_for(lambda: list(store.glob("long/*.json")))
+    worker = next(
+        child
+        for child in psutil.Process(process.pid).children()
+        if "spawn_main" in " ".join(child.cmdline())
+    )
+    worker.kill()
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, output
+    failed = [r for r in Store(store, "long").records() if r.status == "failed"]
+    assert len(failed) == 1
+    assert "SIGKILL" in failed[0].error["message"]
+    assert start(arguments, tmp_path).wait(60) == 1
+    assert start([*arguments, "--retry-failed", "--wandb", "disabled"], tmp_path).wait(120) == 0
+    assert {r.status for r in Store(store, "long").records()} == {"finished"}

@@ -1,0 +1,93 @@
+import dataclasses
+import json
+
+import pytest
+
+from benchmarks.record import FORMAT, Record, RecordError, read_lines, write_lines
+from tests.benchmarks.studies import smoke_config
+
+
+def make_record(config=None, **changes):
+    config = config or smoke_config()
+    fields = {
+        "id": config.key("code"),
+        "study": config.study,
+        "part": config.part,
+        "method": config.method,
+        "strength": config.strength,
+        "seed": config.seed,
+        "role": config.role,
+        "config": config.to_table(),
+        "status": "finished",
+        "task_names": ("a", "b"),
+        "accuracy": {"test": ((1.0, 0.5), (0.75, 1.0))},
+        "seconds": {"total": 1.5},
+        "code_version": "code",
+        "started": "2026-01-01T00:00:00+00:00",
+    }
+    return Record(**{**fields, **changes})
+
+
+def test_a_record_survives_json_to_the_bit():
+    record = make_record(accuracy={"test": ((1 / 3, 0.1), (0.2, 1.0))})
+    again = Record.from_json(record.to_json())
+    assert again.to_json() == record.to_json()
+    assert again.accuracy == record.accuracy
+    assert again.task_names == ("a", "b")
+
+
+def _text(**changes):
+    table = json.loads(make_record().to_json())
+    return json.dumps({**table, **changes})
+
+
+def test_a_truncated_record_is_named():
+    text = make_record().to_json()
+    for cut in (0, 1, len(text) // 2, len(text) - 1):
+        with pytest.raises(RecordError, match=r"runs/x\.json to hold one whole JSON record"):
+            Record.from_json(text[:cut], "runs/x.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "to hold one JSON object"),
+        ("{}", "it is no record"),
+        (_text(format=FORMAT - 1), f"older format {FORMAT - 1}"),
+        (_text(format=FORMAT + 1), f"newer format {FORMAT + 1}.*Update this checkout"),
+        (_text(format="1"), "it is no record"),
+        (_text(format=True), "it is no record"),
+        (_text(color="red"), "Unknown key `color`"),
+        (_text(status="perfect"), "one of finished, failed, diverged; got 'perfect'"),
+        (_text(seed="1"), "`seed` in .* a whole number"),
+        (_text(accuracy={"test": [[1.0]]}), "to have 2 columns, got 1"),
+        (_text(accuracy={"test": [[1.0, 2.0]]}), "to lie between 0 and 1"),
+        (_text(accuracy={"test": [[1.0, "x"]]}), "a finite number"),
+        (_text().replace("1.5", "NaN"), "NaN is not JSON"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_sentence(text, message):
+    with pytest.raises(RecordError, match=message):
+        Record.from_json(text, "here")
+
+
+def test_numbers_that_are_not_finite_are_not_written():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        make_record(seconds={"total": float("nan")}).to_json()
+
+
+def test_records_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make_record().seed = 3
+
+
+def test_lines_do_not_depend_on_the_order_of_arrival(tmp_path):
+    records = [make_record(smoke_config(threads=n), started=f"{n}") for n in (1, 2, 3)]
+    text = write_lines(records)
+    assert write_lines(records[::-1]) == text
+    path = tmp_path / "records.jsonl"
+    path.write_text(text)
+    assert write_lines(read_lines(path)) == text
+    path.write_text(text[:-20])
+    with pytest.raises(RecordError, match=r"line 3 of .*records\.jsonl"):
+        read_lines(path)

@@ -1,0 +1,224 @@
+import dataclasses
+
+import pytest
+import torch
+from avalanche.core import SupervisedPlugin
+
+from benchmarks import methods, streams
+from benchmarks import run as module
+from benchmarks.methods import Method
+from benchmarks.record import Record
+from benchmarks.run import derive_seed, execute, experiences
+from tests.benchmarks.studies import smoke_config
+
+
+@pytest.fixture
+def method(monkeypatch):
+    """Let the test put a plugin in place of the naive method."""
+
+    def put(plugin_class):
+        changed = Method("naive", "Test", None, (), lambda strength: [plugin_class()])
+        monkeypatch.setattr(methods, "get", lambda name: changed)
+
+    return put
+
+
+def comparable(record):
+    """Return what must not depend on time or place."""
+    table = dataclasses.asdict(record)
+    return {k: v for k, v in table.items() if k not in ("seconds", "peak_memory_bytes", "started")}
+
+
+def test_a_run_gives_a_whole_record():
+    record = execute(smoke_config())
+    assert record.status == "finished", record.error
+    assert Record.from_json(record.to_json()) == record
+    matrix = record.accuracy["test"]
+    assert len(matrix) == 5
+    assert all(len(row) == 5 for row in matrix)
+    assert set(record.accuracy) == {"test"}
+    assert len(record.initial_accuracy["test"]) == 5
+    assert record.stream["scenario"] == "task"
+    assert record.stream["stand_in_for"] == "Split-CIFAR"
+    assert record.stream["num_classes"] == [2] * 5
+    assert len(record.seconds["training"]) == len(record.seconds["consolidation"]) == 5
+    assert record.seconds["total"] > sum(record.seconds["training"])
+    assert record.parameters == {"trainable": 65 * 16 + 5 * 17 * 2, "stored_extra": 0}
+    assert [row["task"] for row in record.history] == [0, 1, 2, 3, 4]
+    assert record.peak_memory_bytes > 2**20
+    assert record.versions["torch"] == torch.__version__
+    assert record.id == smoke_config().key(record.code_version)
+
+
+def test_selection_never_looks_at_test_data(monkeypatch):
+    config = dataclasses.replace(smoke_config(), role="selection")
+    built = streams.build("split_digits", config.seed)
+    blind = tuple(
+        dataclasses.replace(t, test=streams.Split(t.test.x[:0], t.test.y[:0])) for t in built.tasks
+    )
+    monkeypatch.setattr(streams, "build", lambda *a, **k: dataclasses.replace(built, tasks=blind))
+    record = execute(config)
+    assert record.status == "finished", record.error
+    assert set(record.accuracy) == set(record.initial_accuracy) == {"validation"}
+    assert max(record.accuracy["validation"][-1]) > 0.5
+
+
+def test_the_same_run_twice_is_the_same_to_the_bit():
+    config = smoke_config("mas", 0.1)
+    first = execute(config)
+    torch.randn(17)
+    assert comparable(execute(config)) == comparable(first)
+
+
+def test_a_strength_of_zero_is_the_naive_run_to_the_bit():
+    naive = execute(smoke_config())
+    for name in ("mas", "ewc", "si", "lwf"):
+        record = execute(smoke_config(name, 0.0))
+        assert record.status == "finished", record.error
+        assert record.accuracy == naive.accuracy, name
+        losses = [row["task_loss"] for row in record.history]
+        assert losses == [row["task_loss"] for row in naive.history], name
+
+
+def test_what_a_method_draws_shifts_nothing(method):
+    config = smoke_config(model_options={"hidden": [16], "dropout": 0.3})
+    calm = execute(config)
+
+    class Draws(SupervisedPlugin):
+        def before_training_exp(self, strategy, **kwargs):
+            torch.randn(5)
+
+        def after_training_exp(self, strategy, **kwargs):
+            torch.randn(5)
+
+        def num_stored(self):
+            return 7
+
+    method(Draws)
+    restless = execute(config)
+    assert restless.accuracy == calm.accuracy
+    assert restless.history == calm.history
+    assert restless.parameters["stored_extra"] == 7
+
+
+def test_seeds_and_purposes_give_other_numbers():
+    assert len({derive_seed(s, p, i) for s in (0, 1) for p in "ab" for i in (0, 1)}) == 8
+    assert (
+        execute(smoke_config()).accuracy
+        != execute(dataclasses.replace(smoke_config(), seed=7)).accuracy
+    )
+
+
+def test_the_process_keeps_its_random_state_and_settings(monkeypatch):
+    seen = []
+
+    def train(trial):
+        seen.append(torch.get_num_threads())
+        torch.randn(3)
+        raise RuntimeError
+
+    monkeypatch.setattr(module._Trial, "train", train)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    assert execute(smoke_config(threads=2)).status == "failed"
+    assert seen == [2]
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.get_num_threads() == 1
+
+
+def test_experiences_carry_what_multi_head_models_need():
+    stream = streams.build("split_digits", 0)
+    wrapped = experiences(stream)
+    assert [e.task_labels for e in wrapped] == [[i] for i in range(5)]
+    assert all(e.classes_in_this_experience == [0, 1] for e in wrapped)
+    single = experiences(streams.build("split_digits", 0, scenario="class"))
+    assert [e.task_labels for e in single] == [[0]] * 5
+    assert single[2].classes_in_this_experience == [4, 5]
+
+
+def test_joint_trains_once_on_all_tasks_and_beats_naive():
+    config = smoke_config("joint", model_options={"hidden": [32]})
+    longer = dataclasses.replace(config.training, epochs=10)
+    record = execute(dataclasses.replace(config, training=longer))
+    assert record.status == "finished", record.error
+    (row,) = record.accuracy["test"]
+    assert min(row) > 0.9
+    assert len(record.seconds["training"]) == 1
+
+
+def test_joint_on_one_head_mixes_tasks():
+    record = execute(
+        smoke_config(
+            "joint",
+            stream="permuted_mnist_mini",
+            stream_options={"tasks": 2},
+            training={"optimizer": "adam", "learning_rate": 1e-3, "epochs": 2, "batch_size": 64},
+        )
+    )
+    assert record.status == "finished", record.error
+    assert min(record.accuracy["test"][0]) > 0.7
+
+
+def test_a_joint_minibatch_has_one_task_and_an_epoch_every_sample_once():
+    stream = streams.build("split_digits", 0)
+    tasks = experiences(stream)
+    generator = torch.Generator().manual_seed(0)
+    batches = module._OneTaskABatch(
+        [module.batch_source(t.dataset) for t in tasks], batch_size=32, generator=generator
+    )
+    drawn = list(batches)
+    assert len(drawn) == len(batches)
+    assert all(len(t.unique()) == 1 for _, _, t in drawn)
+    assert sum(len(y) for _, y, _ in drawn) == sum(len(t.train) for t in stream.tasks)
+    labels = [int(t[0]) for _, _, t in drawn]
+    assert labels != sorted(labels)
+
+
+def test_a_run_that_leaves_the_finite_numbers_is_recorded_as_diverged(method):
+    class Explodes(SupervisedPlugin):
+        def before_training_exp(self, strategy, **kwargs):
+            if strategy.position == 2:
+                with torch.no_grad():
+                    next(strategy.model.parameters()).fill_(float("inf"))
+
+    method(Explodes)
+    record = execute(smoke_config())
+    assert record.status == "diverged"
+    assert record.error["type"] == "DivergenceError"
+    assert "iteration 1 of epoch 1 on task 3" in record.error["message"]
+    assert len(record.accuracy["test"]) == 2
+    assert Record.from_json(record.to_json()) == record
+
+
+def test_a_strength_beyond_the_stable_range_diverges_and_says_so():
+    record = execute(smoke_config("mas", 1e9))
+    assert record.status == "diverged"
+    assert "The loss became" in record.error["message"]
+    assert 1 <= len(record.accuracy["test"]) < 5
+
+
+def test_weights_that_explode_in_the_last_step_are_noticed(method):
+    class Explodes(SupervisedPlugin):
+        def after_update(self, strategy, **kwargs):
+            if strategy.clock.train_epoch_iterations == len(strategy.dataloader) - 1:
+                with torch.no_grad():
+                    next(strategy.model.parameters()).fill_(float("nan"))
+
+    method(Explodes)
+    record = execute(smoke_config())
+    assert record.status == "diverged"
+    assert "The weights `trunk.1.weight` were no longer finite" in record.error["message"]
+    assert record.accuracy == {}
+
+
+def test_a_run_that_fails_is_recorded_with_its_traceback(method):
+    class Breaks(SupervisedPlugin):
+        def after_training_exp(self, strategy, **kwargs):
+            raise KeyError("oh")
+
+    method(Breaks)
+    record = execute(smoke_config())
+    assert record.status == "failed"
+    assert record.error["type"] == "KeyError"
+    assert "after_training_exp" in record.error["traceback"]
+    assert record.stream["num_classes"] == [2] * 5

@@ -1,0 +1,140 @@
+import tomllib
+
+import pytest
+
+from benchmarks.study import available, load, parse
+from tests.benchmarks.studies import smoke_study, smoke_table
+
+
+def test_a_study_is_read_with_all_defaults_written_out():
+    study = parse(smoke_table(), "smoke")
+    (part,) = study.parts
+    assert part.name == "digits"
+    assert part.title == "digits"
+    assert part.stream_options == {"scenario": "task", "validation": 0.15}
+    assert part.model_options == {"hidden": [16], "dropout": 0.0}
+    assert part.training.momentum == 0.0
+    assert part.grid == {"mas": (1.0, 0.1)}
+    assert part.options["mas"] is not None
+    assert part.threads == 1
+
+
+@pytest.mark.parametrize("name", available())
+def test_every_study_that_comes_with_the_checkout_is_read(name):
+    assert load(name).name == name
+
+
+def _put(table, path, value):
+    *way, last = path.split(".")
+    for key in way:
+        table = table[key]
+    if value is None:
+        del table[last]
+    else:
+        table[last] = value
+
+
+PART = "parts.digits"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("titel", "x", r"Unknown key `titel` in study `smoke`. Did you mean `title`\?"),
+        ("name", "x", "Unknown key `name` in study `smoke`"),
+        ("question", None, "Expected the key `question` in study `smoke`, and it is missing"),
+        ("question", 3, "Expected `question` in study `smoke` to be a string, got 3"),
+        ("parts", {}, "Expected study `smoke` to have at least one table"),
+        ("parts.bad name", {}, "Expected"),
+        (f"{PART}.epoch", 3, "Unknown key `epoch`"),
+        (f"{PART}.training.epoch", 3, r"Unknown key `epoch` in .* Did you mean `epochs`\?"),
+        (f"{PART}.training.epochs", 0, "Expected `epochs` .* to be at least 1, got 0"),
+        (f"{PART}.training.epochs", 1.5, "Expected `epochs` .* a whole number, got 1.5"),
+        (f"{PART}.training.epochs", True, "Expected `epochs` .* a whole number, got True"),
+        (f"{PART}.training.learning_rate", "fast", "a finite number, got 'fast'"),
+        (f"{PART}.training.learning_rate", float("inf"), "a finite number, got inf"),
+        (f"{PART}.training.learning_rate", 0.0, "to be positive, got 0.0"),
+        (f"{PART}.training.momentum", -0.1, "not to be negative, got -0.1"),
+        (f"{PART}.training.optimizer", "sdg", "one of sgd, adam, adamw; got 'sdg'"),
+        (f"{PART}.stream", "split_digit", r"Unknown stream .* Did you mean `split_digits`\?"),
+        (f"{PART}.stream_options", {"task": 3}, "Unknown key `task` in `stream_options`"),
+        (f"{PART}.stream_options", {"data_root": "x"}, "Unknown key `data_root`"),
+        (f"{PART}.model", "mpl", r"Unknown model `mpl` .* Did you mean `mlp`\?"),
+        (f"{PART}.model_options", {"hiden": []}, r"Unknown key `hiden` .* Did you mean `hidden`\?"),
+        (f"{PART}.methods", ["naiv"], r"Unknown method `naiv` .* Did you mean `naive`\?"),
+        (f"{PART}.methods", ["mas", "mas"], "each method once in `methods` .* got mas"),
+        (f"{PART}.methods", [], "to name at least one method"),
+        (f"{PART}.grid", {"ewc": [1.0]}, "Unknown method `ewc` in"),
+        (f"{PART}.grid", {"naive": [1.0]}, "no grid for `naive` .* nothing to tune"),
+        (f"{PART}.grid", {"mas": []}, "to hold at least one strength"),
+        (f"{PART}.grid", {"mas": [1.0, 1.0]}, "each strength once"),
+        (f"{PART}.grid", {"mas": [1.0, -1.0]}, "no negative strength, got -1.0"),
+        (f"{PART}.options", {"mas": {"lambda": 3}}, "Unknown key `lambda` in `mas`"),
+        (f"{PART}.threads", 0, "Expected `threads` .* at least 1, got 0"),
+        ("seeds.evaluation", [], "at least one seed"),
+        ("seeds.evaluation", [0, 1], "each seed once .* got 0 again"),
+        ("seeds.evaluation", [-1], "not to be negative, got -1"),
+        ("seeds.tuning", [], "Expected `tuning` .* to name a seed"),
+        ("selection", {"procedure": "guess"}, "one of grid; got 'guess'"),
+    ],
+)
+def test_a_mistake_is_one_clear_sentence(path, value, message):
+    table = smoke_table()
+    _put(table, path, value)
+    with pytest.raises(ValueError, match=message) as caught:
+        parse(table, "smoke")
+    assert "\n" not in str(caught.value)
+
+
+def test_unequal_grids_are_refused():
+    with pytest.raises(
+        ValueError, match=r"as many strengths for every tuned method .* mas 2, si 3"
+    ):
+        smoke_study(methods=["mas", "si"], grid={"mas": [1.0, 2.0], "si": [1.0, 2.0, 3.0]})
+
+
+def test_a_file_with_broken_toml_is_named(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text("title = ")
+    with pytest.raises(ValueError, match=r"broken\.toml to be a TOML file"):
+        load(path)
+    with pytest.raises(ValueError, match="there is none"):
+        load(tmp_path / "none.toml")
+
+
+def test_an_unknown_study_gets_a_hint():
+    with pytest.raises(ValueError, match=r"Unknown study `embeded`.*Did you mean `embedded`\?"):
+        load("embeded")
+
+
+def test_the_embedded_study_tunes_every_method_alike_and_needs_no_download():
+    study = load("embedded")
+    assert len(study.seeds.evaluation) >= 3
+    assert len(study.parts) == 3
+    for part in study.parts:
+        assert set(part.methods) == {"naive", "joint", "mas", "ewc", "si", "lwf"}
+        assert {len(grid) for grid in part.grid.values()} == {5}
+
+
+def test_the_name_of_a_run_depends_on_all_of_its_configuration():
+    from tests.benchmarks.studies import smoke_config
+
+    base = smoke_config()
+    assert base.key("code") == smoke_config().key("code")
+    assert base.key("code") != base.key("other code")
+    others = [
+        smoke_config("mas", 0.1),
+        smoke_config("mas", 0.2),
+        smoke_config(model_options={"hidden": [17]}),
+        smoke_config(stream_options={"validation": 0.2}),
+        smoke_config(threads=2),
+    ]
+    assert len({config.key("code") for config in [base, *others]}) == 6
+
+
+def test_toml_integers_are_numbers():
+    table = tomllib.loads("[training]\nlearning_rate = 1")
+    study = smoke_study(
+        training={"optimizer": "sgd", "epochs": 1, "batch_size": 8, **table["training"]}
+    )
+    assert study.parts[0].training.learning_rate == 1.0
