@@ -37,7 +37,7 @@ output directly, if any, belongs to it. The gradient of each sample is that of t
 rule in :mod:`mas_avalanche.per_sample`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,11 +126,13 @@ class LocalTap(Tap):
             self._close(entry, None)
         return result
 
-    def _attach(self, use: Use, outputs: list[Tensor], saved: list[Tensor]) -> list[Tensor]:
+    def _attach(self, use: Use, outputs: list[Tensor], saved: list[Tensor]) -> Sequence[Tensor]:
         if len(outputs) != 1:
             raise DeviationError("Expected a layer to have one output.")
-        self._open.append(_Layer(outputs[0], use, saved))
-        return outputs
+        # Attached like any other, so that the model makes the same calls as when it was planned.
+        attached = super()._attach(use, outputs, saved)
+        self._open.append(_Layer(attached[0], use, saved))
+        return attached
 
     def _close(self, layer: "_Layer", activation: Callable[[Tensor], Tensor] | None) -> None:
         """Take the layer's own gradient, now that it is known what its output goes into."""
