@@ -1,0 +1,88 @@
+"""Two processes, each with its share of the data, end with the importance of one."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
+
+from mas_avalanche.importance import estimate_importance
+from tests import oracles
+
+
+def _model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)).double()
+
+
+def _inputs():
+    return torch.randn(14, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def _forms(x):
+    """Name the forms of data with the arguments they are read with."""
+    data = TensorDataset(x)
+    return {
+        "tensor": (x, {"batch_size": 3}),
+        "dataset": (data, {"batch_size": 3}),
+        "loader": (DataLoader(data, 3), {}),
+        "batches": (list(x.split([5, 1, 8])), {}),
+        "max-samples": (x, {"max_samples": 7}),
+        "max-samples-of-batches": (list(x.split(3)), {"max_samples": 7}),
+        "one-sample": (x[:1], {}),
+    }
+
+
+def _work(rank, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+    model, x = _model(), _inputs()
+    results = {}
+    for name, (data, arguments) in _forms(x).items():
+        found = estimate_importance(model, data, **arguments)
+        results[name] = (dict(found), found.num_samples)
+    sampler = DistributedSampler(TensorDataset(x), shuffle=True)
+    loader = DataLoader(TensorDataset(x), 3, sampler=sampler)
+    wrapped = DistributedDataParallel(model)
+    found = estimate_importance(wrapped, loader)
+    results["sampler"] = ({n.removeprefix("module."): v for n, v in found.items()}, 14)
+    try:
+        estimate_importance(model, x, tolerance=0.1)
+    except NotImplementedError as error:
+        results["error"] = str(error)
+    wrapped(x).sum().backward()  # the wrapper still works
+    torch.save(results, Path(folder) / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods() or not distributed.is_available(),
+    reason="needs fork and torch.distributed",
+)
+def test_two_processes_end_with_the_importance_of_one(tmp_path):
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_work, args=(rank, str(tmp_path))) for rank in (0, 1)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        if worker.is_alive():
+            worker.kill()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    model, x = _model(), _inputs()
+    for name in (*_forms(x), "sampler"):
+        count = {"max-samples": 7, "max-samples-of-batches": 7, "one-sample": 1}.get(name, 14)
+        expected = oracles.importance(model, x[:count])
+        for results in both:
+            found, num_samples = results[name]
+            assert num_samples == count
+            assert max(oracles.relative_errors(found, expected).values()) < 1e-10, name
+    assert "Expected one process where `tolerance` is given, got 2" in both[0]["error"]
