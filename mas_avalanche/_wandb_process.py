@@ -333,7 +333,7 @@ class Writer:
         if self._thread.is_alive():
             self.say(
                 f"Weights & Biases did not finish within {seconds:g} s. What it has is kept in "
-                f"{self._folder}; `wandb sync --include-online` sends it later."
+                f"{self._folder}/wandb; `wandb sync` with the run's folder sends it later."
             )
             if self._process is not None:
                 self._process.kill()

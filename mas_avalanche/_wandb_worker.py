@@ -5,7 +5,7 @@ on standard input, one answer each goes out as a line of JSON. Its parent may ki
 moment. When standard input closes, the open run is finished: also a training that was killed
 leaves a finished run behind.
 
-Requests: ``open``, ``log``, ``final``, ``summary``, ``config``, ``artifact``, ``busy``, ``close``.
+Requests: ``open``, ``log``, ``final``, ``summary``, ``config``, ``artifact``, ``close``.
 Values that are no numbers are dictionaries with the key ``kind``: ``histogram``, ``table``,
 ``heat_map``.
 """
@@ -42,7 +42,6 @@ class Session:
 
     def __init__(self) -> None:
         self._run: Any = None
-        self._busy = False
         self._final: dict[str, Any] = {}
         self._logged: dict[str, list[Any]] = {}  # last axis value and value, by name
         self._earlier: dict[str, float] = {}  # last axis value of a run that is resumed, by name
@@ -55,9 +54,9 @@ class Session:
         return answer or {}
 
     def end(self) -> None:
-        """Finish a run whose parent went away."""
+        """Finish a run whose parent went away without a word, as a failed one."""
         if self._run is not None:
-            self._do_close({"exit_code": int(self._busy)})
+            self._do_close({"exit_code": 1})
 
     def _do_open(self, request: Mapping[str, Any]) -> dict[str, Any]:
         os.environ["WANDB_DATA_DIR"] = request["data"]
@@ -68,7 +67,7 @@ class Session:
             for pattern in patterns:
                 run.define_metric(pattern, step_metric=axis)
         resumed = bool(getattr(run, "resumed", False)) or request["resume"]
-        self._final, self._logged, self._busy = {}, {}, True
+        self._final, self._logged = {}, {}
         self._note = Path(request["folder"], "wandb", f"logged-{run.id}.json")
         self._earlier = self._read_note(request["axes"]) if resumed else {}
         summary = dict(run.summary)
@@ -111,9 +110,6 @@ class Session:
             with artifact.new_file(name, encoding="utf-8") as file:
                 file.write(text)
         self._run.log_artifact(artifact)
-
-    def _do_busy(self, request: Mapping[str, Any]) -> None:
-        self._busy = request["value"]
 
     def _do_close(self, request: Mapping[str, Any]) -> None:
         run, self._run = self._run, None

@@ -20,6 +20,7 @@ Example:
 
 import atexit
 import copy
+import multiprocessing.util
 import secrets
 import sys
 import threading
@@ -334,6 +335,8 @@ class WandBLogger(BaseLogger, SupervisedPlugin):  # type: ignore[misc]
         self._closer = weakref.finalize(self, _close, self._writer, self.finish_seconds)
         # Registered after weakref's own handler, so that it runs before it.
         atexit.register(_exiting.set)
+        # A child of multiprocessing leaves without those handlers.
+        multiprocessing.util.Finalize(None, self._closer, exitpriority=10)
         for stream in self._matrices:
             self._put_matrix(stream)
         return True
@@ -342,7 +345,6 @@ class WandBLogger(BaseLogger, SupervisedPlugin):  # type: ignore[misc]
         self._training = value
         if self._writer is not None:
             self._writer.busy = value
-            self._writer.put({"do": "busy", "value": value})
 
     def _put(self, axis: str, at: int, values: Mapping[str, Any]) -> None:
         if self._writer is not None and values:

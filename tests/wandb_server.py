@@ -73,7 +73,7 @@ class StandIn:
 
     def _GetDefaultEntity(self, variables: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         del variables
-        return {"viewer": {"id": "dg==", "defaultEntity": {"name": "me"}}}
+        return {"viewer": {"id": "dg==", "entity": "me"}}
 
     def _GetProjects(self, variables: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         del variables

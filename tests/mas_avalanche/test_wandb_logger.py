@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import multiprocessing
 import pickle
 import subprocess
 import sys
@@ -303,6 +304,23 @@ def test_a_forgotten_logger_finishes(tmp_path):
     del forgotten
     (run,) = runs_in(tmp_path)
     assert run.exit_code == 0
+
+
+def log_and_leave(folder):
+    global kept
+    kept = WandBLogger(mode="offline", folder=folder, seconds_between_rows=0)
+    kept.log({"x": 1})
+
+
+@pytest.mark.slow
+def test_a_child_process_finishes(tmp_path):
+    child = multiprocessing.get_context("fork").Process(target=log_and_leave, args=(tmp_path,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    (run,) = runs_in(tmp_path)
+    assert run.exit_code == 0
+    assert only(run, "iteration")
 
 
 @pytest.mark.parametrize("server", [hanging, pytest.param(refusing, marks=pytest.mark.slow)])
