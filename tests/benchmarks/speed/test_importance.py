@@ -1,0 +1,42 @@
+import json
+
+import pytest
+from torch import nn
+
+from benchmarks.speed import importance
+from benchmarks.speed.importance import Case
+
+
+def _small():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(36, 3))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    case = Case("small", "A small net", _small, (3, 5, 5), 6, 2, peers=True)
+    monkeypatch.setattr(importance, "CASES", (case,))
+    monkeypatch.setattr(importance, "_peak_memory", lambda case, method: 1)
+    return case
+
+
+@pytest.mark.filterwarnings("ignore")  # peers warn
+def test_every_method_is_timed_and_agrees(small):
+    result = importance.measure(rounds=2, peer_rounds=1, progress=False)
+    json.dumps(result)
+    (case,) = result["cases"]
+    methods = case["methods"]
+    assert {"ours", "plain", "one-at-a-time", "vmap"} <= methods.keys()
+    assert len(methods["ours"]["seconds"]) == 2
+    assert len(methods["vmap"]["seconds"]) == 1
+    assert methods["plain"]["ratio"] == 1
+    assert methods["plain"]["relative_error"] is None
+    for name, method in methods.items():
+        assert name == "plain" or method["relative_error"] < 1e-4, name
+    assert case["profile"]["ours"][0]["share"] > 0
+
+
+def test_unknown_cases_are_named(small):
+    with pytest.raises(ValueError, match="Expected `names` to be among small, got large"):
+        importance.measure(["large"])
+    with pytest.raises(ValueError, match="Expected `peer_rounds` to be 1 to 2, got 3"):
+        importance.measure(rounds=2, peer_rounds=3)
