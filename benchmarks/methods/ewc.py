@@ -23,7 +23,7 @@ METHOD = Method(
     name="ewc",
     title="EWC",
     strength="λ",
-    default_grid=(10000.0, 3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0),
+    default_grid=(1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0),
     plugins=_plugins,
     paper=(
         "Kirkpatrick et al. (2017), Overcoming catastrophic forgetting in neural networks, PNAS."
