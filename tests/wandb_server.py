@@ -75,10 +75,14 @@ class StandIn:
         del variables
         return {"viewer": {"id": "dg==", "entity": "me"}}
 
+    def _ProjectInternalId(self, variables: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        del variables
+        return {"project": {"internalId": "UHJvamVjdEludGVybmFsSWQ6MQ=="}}
+
     def _GetProjects(self, variables: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         del variables
         project = {"id": "cA==", "name": "mas-avalanche", "entityName": "me", "isBenchmark": False}
-        project["createdAt"] = "2026-01-01T00:00:00Z"
+        project |= {"createdAt": "2026-01-01T00:00:00Z", "user": None}
         page = {"endCursor": None, "hasNextPage": False}
         return {"models": {"edges": [{"node": project, "cursor": "0"}], "pageInfo": page}}
 
