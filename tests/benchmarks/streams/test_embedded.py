@@ -136,11 +136,11 @@ def test_glyphs_that_a_font_lacks_are_left_out():
 
 
 def test_glyphs_are_quick_and_of_any_size():
-    start = time.perf_counter()
+    start = time.process_time()
     stream = streams.build("glyphs", 11, tasks=["digits"], image_size=48)
     assert stream.input_shape == (3, 48, 48)
     assert stream.tasks[0].train.x.shape == (400, 3, 48, 48)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(
