@@ -1,0 +1,1 @@
+"""Tests, and the slow, obviously correct versions that judge the fast ones."""
