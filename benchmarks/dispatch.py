@@ -296,8 +296,15 @@ def _do(id: str, config: RunConfig, store: Store, settings: Settings) -> tuple[s
             return "busy", ""
         record = store.read(id)
         if record is None:
-            record = execute(config, device=settings.device, data_root=settings.data_root)
+            checkpoint = store.checkpoint(id)
+            record = execute(
+                config,
+                device=settings.device,
+                data_root=settings.data_root,
+                checkpoint=checkpoint,
+            )
             store.write(record)
+            checkpoint.unlink(missing_ok=True)
     _mirror(record, settings)
     return "record", record.to_json()
 

@@ -11,14 +11,18 @@ where a strength is chosen, which never looks at test data, and on test data whe
 
 import contextlib
 import hashlib
+import io
 import math
+import pickle
 import random
+import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from benchmarks import methods, models, provenance, streams
 from benchmarks.data import MissingData
+from benchmarks.files import write_atomic
 from benchmarks.record import Record
 from benchmarks.streams import Split, Stream
 from benchmarks.study import RunConfig, Training
@@ -111,7 +116,14 @@ def _dataset(split: Split, task: streams.Task, label: int) -> Any:
     )
 
 
-def execute(config: RunConfig, *, device: str = "cpu", data_root: Path | None = None) -> Record:
+def execute(
+    config: RunConfig,
+    *,
+    device: str = "cpu",
+    data_root: Path | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_every: float = 2.0,
+) -> Record:
     """Train and measure one configuration.
 
     Whatever goes wrong inside becomes a record: status "diverged" when loss or weights are no
@@ -121,6 +133,10 @@ def execute(config: RunConfig, *, device: str = "cpu", data_root: Path | None = 
         config: The whole configuration.
         device: Where tensors live, as torch writes it.
         data_root: Folder of data sets that are not embedded.
+        checkpoint: File that keeps the state between tasks. A run that finds its own goes on from
+            there and ends with the record of the uninterrupted run, but for times and memory. The
+            caller removes it. Methods whose plugins have no ``state_dict`` keep none.
+        checkpoint_every: Seconds of work that may be lost: no state is kept sooner after the last.
 
     Returns:
         The record. The random state of the process is left as it was.
@@ -128,9 +144,9 @@ def execute(config: RunConfig, *, device: str = "cpu", data_root: Path | None = 
     Raises:
         MissingData: If the data set is not at hand: that tells nothing about the method.
     """
-    trial = _Trial(config, device, data_root)
-    started = datetime.now(UTC)
-    begin = time.perf_counter()
+    id = config.key(provenance.code_version())
+    keeper = None if checkpoint is None else _Keeper(checkpoint, id, checkpoint_every)
+    trial = _Trial(config, device, data_root, keeper)
     status, error = "finished", None
     provenance.reset_peak_memory(device)
     with _settings(config.threads, device):
@@ -142,9 +158,8 @@ def execute(config: RunConfig, *, device: str = "cpu", data_root: Path | None = 
             status, error = "diverged", _describe(caught, trace=False)
         except Exception as caught:
             status, error = "failed", _describe(caught, trace=True)
-    code_version = provenance.code_version()
     return Record(
-        id=config.key(code_version),
+        id=id,
         study=config.study,
         part=config.part,
         method=config.method,
@@ -154,15 +169,15 @@ def execute(config: RunConfig, *, device: str = "cpu", data_root: Path | None = 
         config=config.to_table(),
         status=status,  # type: ignore[arg-type]
         error=error,
-        seconds={"total": time.perf_counter() - begin, **trial.seconds},
+        seconds={"total": trial.elapsed(), **trial.seconds},
         peak_memory_bytes=provenance.peak_memory(device),
         versions=provenance.versions(),
-        code_version=code_version,
+        code_version=provenance.code_version(),
         commit=provenance.commit(),
         device=device,
         processor=provenance.processor(device),
         threads=config.threads,
-        started=started.isoformat(timespec="seconds"),
+        started=trial.started,
         **trial.findings(),
     )
 
@@ -213,6 +228,10 @@ class _Trial:
     config: RunConfig
     device: str
     data_root: Path | None
+    keeper: "_Keeper | None" = None
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    begin: float = field(default_factory=time.perf_counter)
+    earlier: float = 0.0
     stream: Stream | None = None
     model: nn.Module | None = None
     plugins: list[Any] = field(default_factory=list)
@@ -252,9 +271,52 @@ class _Trial:
             strategy.joint_tasks = tasks
             self._learn(strategy, _union(tasks), probe)
             return
-        for position, experience in enumerate(tasks):
+        first = self._resume(strategy, tasks)
+        for position, experience in enumerate(tasks[first:], start=first):
             strategy.position = position
             self._learn(strategy, experience, probe)
+            if self.keeper is not None and position + 1 < len(tasks):
+                self.keeper.keep(partial(self._state, strategy, position + 1))
+
+    def elapsed(self) -> float:
+        """Return the seconds spent so far, those before an interruption included."""
+        return self.earlier + time.perf_counter() - self.begin
+
+    def _state(self, strategy: "_Strategy", done: int) -> dict[str, Any] | None:
+        if not all(hasattr(plugin, "state_dict") for plugin in self.plugins):
+            return None
+        return {
+            "done": done,
+            "model": strategy.model.state_dict(),
+            "plugins": [plugin.state_dict() for plugin in self.plugins],
+            "measured": {name: getattr(self, name) for name in _MEASURED},
+            "elapsed": self.elapsed(),
+        }
+
+    def _resume(self, strategy: "_Strategy", tasks: Sequence[DatasetExperience]) -> int:
+        """Take up the state that an interrupted run has left; return the tasks it had done."""
+        state = None if self.keeper is None else self.keeper.take()
+        if state is None:
+            return 0
+        done: int = state["done"]
+        for experience in tasks[:done]:
+            strategy.experience = experience
+            strategy.model = strategy.model_adaptation()
+        strategy.experience = None
+        strategy.model.load_state_dict(state["model"])
+        for plugin, kept in zip(self.plugins, state["plugins"], strict=True):
+            plugin.load_state_dict(kept)
+        strategy.clock.train_exp_counter = done
+        for name, value in state["measured"].items():
+            kept_here = getattr(self, name)
+            if isinstance(kept_here, list):
+                kept_here[:] = value
+            elif isinstance(kept_here, dict):
+                kept_here.update(value)
+            else:
+                setattr(self, name, value)
+        self.earlier = state["elapsed"]
+        return done
 
     def _learn(self, strategy: "_Strategy", experience: DatasetExperience, probe: "_Probe") -> None:
         begin = time.perf_counter()
@@ -289,6 +351,50 @@ class _Trial:
             stored = sum(_count_stored(plugin) for plugin in self.plugins)
             found["parameters"] = {"trainable": trainable, "stored_extra": stored}
         return found
+
+
+_MEASURED = ("started", "initial", "rows", "seconds", "history")
+
+
+class _Keeper:
+    """Keeps the state of a run in a file between its tasks.
+
+    Args:
+        path: The file.
+        id: The run; a state of another one is not taken.
+        every: Seconds from one state to the next, at least.
+    """
+
+    def __init__(self, path: Path, id: str, every: float) -> None:
+        self.path = path
+        self.id = id
+        self.every = every
+        self.last = time.monotonic()
+
+    def keep(self, state: Callable[[], Mapping[str, Any] | None]) -> None:
+        """Write the state whole, in place of the one before, if it is time to."""
+        if time.monotonic() - self.last < self.every:
+            return
+        made = state()
+        if made is None:
+            return
+        content = io.BytesIO()
+        torch.save({"id": self.id, **made}, content)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.path, content.getvalue())
+        self.last = time.monotonic()
+
+    def take(self) -> Mapping[str, Any] | None:
+        """Return the state that was kept; None where there is none that can be used."""
+        if not self.path.is_file():
+            return None
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            print(f"{self.path} cannot be read ({error}); the run starts anew.", file=sys.stderr)
+            return None
+        usable = isinstance(state, dict) and state.get("id") == self.id
+        return state if usable else None
 
 
 def _count_stored(plugin: Any) -> int:

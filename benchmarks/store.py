@@ -7,15 +7,15 @@ whose configuration or code has changed is another run.
 
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.files import write_atomic
 from benchmarks.record import Record, RecordError
 from benchmarks.study import table_key
 
-__all__ = ["Store", "StoreError", "write_atomic"]
+__all__ = ["Store", "StoreError"]
 
 MAX_BYTES = 2**26
 """Longest file that is read as a record."""
@@ -23,34 +23,6 @@ MAX_BYTES = 2**26
 
 class StoreError(RuntimeError):
     """The store cannot be read or written; the message says where and what to do."""
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all, also if the machine stops in between.
-
-    Args:
-        path: Destination; its folder exists.
-        content: Text is written as UTF-8.
-
-    Raises:
-        OSError: If it cannot be written; nothing is left behind, an older file stays.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 class Store:
@@ -141,6 +113,10 @@ class Store:
             ids = sorted(path.stem for path in self.folder.glob("*.json"))
         found = [self.read(id) for id in ids]
         return [record for record in found if record is not None]
+
+    def checkpoint(self, id: str) -> Path:
+        """Say where an unfinished run keeps its state."""
+        return self.folder / ".checkpoints" / f"{id}.pt"
 
     def remove(self, id: str) -> None:
         """Forget a record.

@@ -222,3 +222,91 @@ def test_a_run_that_fails_is_recorded_with_its_traceback(method):
     assert record.error["type"] == "KeyError"
     assert "after_training_exp" in record.error["traceback"]
     assert record.stream["num_classes"] == [2] * 5
+
+
+class Killed(BaseException):
+    """Ends a run as a kill does: nothing in it may catch this."""
+
+
+def kill_after(monkeypatch, iterations):
+    left = [iterations]
+    original = module._Watch.before_backward
+
+    def before_backward(self, strategy, **kwargs):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        original(self, strategy, **kwargs)
+
+    monkeypatch.setattr(module._Watch, "before_backward", before_backward)
+
+
+@pytest.mark.parametrize(("method_name", "strength"), [("naive", None), ("mas", 0.1)])
+def test_a_run_killed_at_ten_random_moments_ends_with_the_same_record(
+    tmp_path, monkeypatch, method_name, strength
+):
+    config = smoke_config(method_name, strength, model_options={"hidden": [16], "dropout": 0.2})
+    whole = execute(config)
+    path = tmp_path / "states" / "run.pt"
+    generator = torch.Generator().manual_seed(0)
+    kills = 0
+    while kills < 10:
+        with monkeypatch.context() as patch:
+            kill_after(patch, int(torch.randint(1, 20, (), generator=generator)))
+            try:
+                record = execute(config, checkpoint=path, checkpoint_every=0)
+            except Killed:
+                kills += 1
+                continue
+        assert comparable(record) == comparable(whole)
+        path.unlink()
+    record = execute(config, checkpoint=path, checkpoint_every=0)
+    assert comparable(record) == comparable(whole)
+    assert path.is_file()
+
+
+def test_a_run_goes_on_from_the_task_it_had_reached(tmp_path, monkeypatch):
+    config = smoke_config("mas", 0.1)
+    path = tmp_path / "run.pt"
+    with monkeypatch.context() as patch:
+        kill_after(patch, 10)
+        with pytest.raises(Killed):
+            execute(config, checkpoint=path, checkpoint_every=0)
+    done = torch.load(path, weights_only=True)["done"]
+    assert done >= 1
+    trained = []
+    original = module._Trial._learn
+
+    def learn(self, strategy, *arguments):
+        trained.append(strategy.position)
+        original(self, strategy, *arguments)
+
+    monkeypatch.setattr(module._Trial, "_learn", learn)
+    execute(config, checkpoint=path)
+    assert trained == list(range(done, 5))
+
+
+@pytest.mark.parametrize("content", [b"", b"no state", None])
+def test_a_state_that_cannot_be_used_is_left_and_the_run_starts_anew(tmp_path, content, capsys):
+    config = smoke_config()
+    path = tmp_path / "run.pt"
+    if content is None:
+        execute(dataclasses.replace(config, seed=9), checkpoint=path, checkpoint_every=0)
+    else:
+        path.write_bytes(content)
+    record = execute(config, checkpoint=path)
+    assert comparable(record) == comparable(execute(config))
+    assert ("the run starts anew" in capsys.readouterr().err) == (content is not None)
+
+
+def test_a_state_is_loaded_without_running_code(tmp_path, capsys):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("code was run",))
+
+    path = tmp_path / "run.pt"
+    torch.save({"id": "x", "evil": Evil()}, path)
+    assert execute(smoke_config(), checkpoint=path).status == "finished"
+    captured = capsys.readouterr()
+    assert "code was run" not in captured.out
+    assert "the run starts anew" in captured.err

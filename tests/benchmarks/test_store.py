@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import store as module
+from benchmarks import files as module
+from benchmarks.files import write_atomic
 from benchmarks.record import RecordError
-from benchmarks.store import Store, StoreError, write_atomic
+from benchmarks.store import Store, StoreError
 from tests.benchmarks.studies import smoke_config
 from tests.benchmarks.test_record import make_record
 
