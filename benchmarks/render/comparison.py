@@ -150,13 +150,9 @@ def build_comparison(
         tuple((f"Change on {f.title}", f.file) for f in figures),
         f"Average accuracy of {names[1]} minus {names[0]}; small points are shared seeds.",
     )
+    shown = tuple(content.TableBlock(t, p) for t, p in zip(tables, parts, strict=True))
     sections = [
-        content.Section(
-            "answer",
-            "Answer",
-            "Answer",
-            (*(content.TableBlock(t, p) for t, p in zip(tables, parts, strict=True)), drawn),
-        ),
+        content.Section("changes", "What changes", "Changes", (drawn, *shown)),
         *_difference_sections(first, second),
     ]
     context = {
@@ -386,6 +382,15 @@ def _figure(
     number: int,
 ) -> content.Figure:
     rows = [c for c in found if c.part == part and c.metric.key == "average_accuracy"]
+    path = f"figures/{part}-changes"
+    alone = _sketch(label, rows)
+    alone.figure.axes[0].set_title(label)
+    files[f"{path}.svg"], files[f"{path}.png"] = svg(alone), png(alone)
+    inline = inline_svg(_sketch(label, rows), f"c{number}-")
+    return content.Figure(label, "", inline, path, part)
+
+
+def _sketch(label: str, rows: Sequence[Change]) -> Sketch:
     figure = Figure(figsize=(3.8, 0.75 + 0.24 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     sketch = Sketch(figure, f"Change of average accuracy on {label}")
@@ -401,34 +406,31 @@ def _figure(
         points(sketch, axes, change.method, [100 * change.difference.mean], [y], [tip])
     method_rows(axes, [c.method.title for c in rows])
     axes.set_xlabel("Change of average accuracy, points")
-    axes.set_title(label)
-    path = f"figures/{part}-changes"
-    files[f"{path}.svg"], files[f"{path}.png"] = svg(sketch), png(sketch)
-    return content.Figure(label, "", inline_svg(sketch, f"c{number}-"), path, part)
+    return sketch
 
 
 def _difference_sections(
     first: Sequence[Record], second: Sequence[Record]
 ) -> list[content.Section]:
     sections = []
-    asked = tuple(
-        (place, f"{old} → {new}") for place, old, new in config_changes(first, second)
-    ) or (("", "Nothing: the evaluation runs that both have were asked the same."),)
+    asked = _bullets(
+        [(place, f"{old} → {new}") for place, old, new in config_changes(first, second)],
+        "Nothing: the evaluation runs that both have were asked the same.",
+    )
     sections.append(
         content.Section(
             "configuration",
             "What was asked differently",
             "Configuration",
-            (content.Bullets(asked),),
+            (asked,),
         )
     )
-    ran = tuple(_environment_changes(first, second)) or (
-        ("", "Nothing: versions, code, processor and device are the same."),
+    ran = _bullets(
+        _environment_changes(first, second),
+        "Nothing: versions, code, processor and device are the same.",
     )
     sections.append(
-        content.Section(
-            "environment", "What it ran on differently", "Environment", (content.Bullets(ran),)
-        )
+        content.Section("environment", "What it ran on differently", "Environment", (ran,))
     )
     alone = _only(_configs(first), _configs(second))
     if alone:
@@ -436,6 +438,10 @@ def _difference_sections(
             content.Section("alone", "What one side has alone", "Alone", (content.Bullets(alone),))
         )
     return sections
+
+
+def _bullets(items: Sequence[tuple[str, str]], nothing: str) -> content.Block:
+    return content.Bullets(tuple(items)) if items else content.Prose(nothing)
 
 
 def _only(first: Mapping[_Key, Any], second: Mapping[_Key, Any]) -> tuple[tuple[str, str], ...]:

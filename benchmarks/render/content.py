@@ -14,6 +14,7 @@ from benchmarks.render.drawing import inline_svg, png, svg
 from benchmarks.render.importance import importance_figures
 
 __all__ = [
+    "Block",
     "Bullets",
     "Code",
     "Content",

@@ -41,7 +41,8 @@
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = head.textContent.trim();
-      if (head.title) button.setAttribute("aria-description", head.title);
+      if (head.title) button.title = head.title;
+      head.removeAttribute("title");
       head.replaceChildren(button);
       button.addEventListener("click", () => {
         const before = head.getAttribute("aria-sort");
