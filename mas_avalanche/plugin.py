@@ -28,7 +28,6 @@ from mas_avalanche.consolidation import (
 from mas_avalanche.guard import LossGuard, check_weights
 from mas_avalanche.importance import estimate_importance
 from mas_avalanche.penalty import PenaltyMode, QuadraticPenalty
-from mas_avalanche.tensor_batches import BatchSource, TensorBatches, batch_source
 
 __all__ = ["MASPlugin"]
 
@@ -251,7 +250,7 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
             check_weights(strategy.model)
         data = self.importance_data
         if data is None:
-            data = _without_training_transforms(strategy, experience)
+            data = experience.dataset.eval()
         elif callable(data):
             data = data(experience)
         label = self.task_label
@@ -285,29 +284,6 @@ def _check_strength(value: float) -> None:
             f"Expected `lambda_reg` to be finite and at least 0, got {value}. "
             "0 trains as the naive strategy does."
         )
-
-
-class _Cut:
-    """Mini-batches cut from tensors, in the form that ``estimate_importance`` reads by slices."""
-
-    def __init__(self, source: BatchSource) -> None:
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def batch(self, indices: Tensor) -> list[Tensor]:
-        return self._source.__getitems__(indices.tolist())
-
-
-def _without_training_transforms(strategy: Any, experience: Any) -> Any:
-    data = experience.dataset.eval()
-    if not isinstance(strategy, TensorBatches):
-        return data
-    try:
-        return _Cut(batch_source(data))
-    except ValueError:  # the strategy has said why when it made its own loader
-        return data
 
 
 def _single_label(model: nn.Module, experience: Any) -> int | None:
