@@ -122,6 +122,7 @@ class _Iteration:
     handles: list[RemovableHandle] = field(default_factory=list)
     optimizer_handle: RemovableHandle | None = None
     scale: Tensor | None = None
+    stray: str | None = None
     done: set[str] = field(default_factory=set)
     stepped: set[str] | None = None
 
@@ -230,13 +231,23 @@ class QuadraticPenalty:
         Args:
             strategy: The strategy whose ``loss`` was differentiated.
 
+        Raises:
+            RuntimeError: If gradients came, but not from ``strategy.loss``.
+
         Warns:
             StabilityWarning: See :meth:`warn_if_unstable`.
         """
-        for handle in self._iteration.handles:
+        iteration = self._iteration
+        for handle in iteration.handles:
             handle.remove()
-        self._iteration.handles.clear()
-        self._iteration.scale = None
+        iteration.handles.clear()
+        if iteration.stray is not None and iteration.scale is None:
+            raise RuntimeError(
+                "Expected `strategy.loss` to be differentiated, got a gradient of "
+                f"`{iteration.stray}` from elsewhere and no penalty. Let the strategy's `backward` "
+                "differentiate `self.loss`, scaled as it likes."
+            )
+        iteration.scale = None
         if self._largest:
             self._check_stability(strategy)
 
@@ -318,7 +329,10 @@ class QuadraticPenalty:
         parameter: nn.Parameter,
     ) -> None:
         # Another plugin's own backward pass, or a second walk of the same one, adds nothing.
-        if iteration.scale is None or name in iteration.done:
+        if iteration.scale is None:
+            iteration.stray = name
+            return
+        if name in iteration.done:
             return
         iteration.done.add(name)
         self.scale = iteration.scale

@@ -115,6 +115,18 @@ def test_another_plugins_backward_pass_adds_no_penalty():
     assert_equal(gradients(model), {n: with_penalty[n] + before[n] for n in before})
 
 
+def test_a_strategy_that_differentiates_something_else_is_told():
+    model, importance, anchor, strategy, penalty = problem()
+    strategy.loss = task_loss(model)
+    penalty.before_backward(strategy, importance, anchor)
+    task_loss(model).backward()
+    with pytest.raises(RuntimeError, match=r"Expected `strategy.loss` to be differentiated, got a"):
+        penalty.after_backward(strategy)
+    assert not hooks_left(model)
+    penalty.before_backward(strategy, importance, anchor)
+    penalty.after_backward(strategy)  # no backward pass at all is the strategy's choice
+
+
 def test_loss_may_be_changed_in_place_afterwards():
     model, importance, anchor, strategy, penalty = problem()
     strategy.loss = torch.zeros(1, dtype=DOUBLE)

@@ -205,6 +205,17 @@ def test_tensor_batches_give_the_same_importance():
         torch.testing.assert_close(fast.importance[name], value, rtol=1e-12, atol=0.0)
 
 
+@pytest.mark.parametrize(("batch_size", "same"), [(1, True), (11, False)])
+def test_avalanches_plugin_agrees_on_mini_batches_of_one_and_only_there(batch_size, same):
+    stream = experiences()
+    ours, theirs = MASPlugin(), AvalancheMAS()
+    train(single_head(), stream[:1], [theirs, ours], batch_size=batch_size, epochs=1)
+    for name, value in ours.importance.items():
+        found = theirs.importance[name].data.to(value)
+        assert torch.allclose(found, value, rtol=1e-5, atol=1e-6) == same
+        assert bool((found <= value * (1 + 1e-5)).all())
+
+
 def test_replayed_samples_do_not_enter_the_importance():
     stream = experiences()
     model, plugin = single_head(), MASPlugin(0.1, alpha=0.0)
@@ -520,16 +531,14 @@ def accuracy(model, experience):
 
 def test_gradient_form_dies_where_the_proximal_one_learns():
     stream = experiences(num_samples=60)
-    strength = 50.0
+    strength, long = 50.0, {"epochs": 30, "batch_size": 20}
     with (
         pytest.warns(StabilityWarning, match="Use mode='proximal'") as caught,
         pytest.raises(
             RuntimeError, match="The training has diverged: lower the learning rate or the strength"
         ),
     ):
-        train(
-            single_head(), stream, [MASPlugin(strength)], optimizer=continual.plain_sgd, epochs=40
-        )
+        train(single_head(), stream, [MASPlugin(strength)], optimizer=continual.plain_sgd, **long)
     assert [w.category for w in caught].count(StabilityWarning) == 1
     model = single_head()
     with warnings.catch_warnings():
@@ -539,10 +548,10 @@ def test_gradient_form_dies_where_the_proximal_one_learns():
             stream,
             [MASPlugin(strength, mode="proximal")],
             optimizer=continual.plain_sgd,
-            epochs=40,
+            **long,
         )
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
-    naive = train(single_head(), stream, optimizer=continual.plain_sgd, epochs=40).model
+    naive = train(single_head(), stream, optimizer=continual.plain_sgd, **long).model
     assert accuracy(model, stream[0]) > accuracy(naive, stream[0]) + 0.1
     assert accuracy(model, stream[0]) > 0.8
 
