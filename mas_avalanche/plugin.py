@@ -27,6 +27,7 @@ from mas_avalanche.consolidation import (
 )
 from mas_avalanche.guard import LossGuard, check_weights
 from mas_avalanche.importance import estimate_importance
+from mas_avalanche.objectives import resolve
 from mas_avalanche.penalty import PenaltyMode, QuadraticPenalty
 
 __all__ = ["MASPlugin"]
@@ -76,7 +77,8 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
         penalty: Applies the penalty; ``penalty.value`` is its last value where it is tracked.
 
     Raises:
-        ValueError: If ``lambda_reg``, ``alpha``, ``mode`` or ``normalization`` is out of range.
+        ValueError: If an option is out of range.
+        TypeError: If ``objective`` is neither a name nor callable.
 
     Note:
         Avalanche's own plugin takes the magnitude of the mini-batch gradient, in training mode,
@@ -109,6 +111,8 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
         merge_importance({}, {}, alpha)
         if normalization is not None and normalization not in get_args(Normalization):
             normalize_importance({"": Tensor()}, normalization)
+        resolve(objective)
+        _check_amounts(batch_size, max_samples, tolerance)
         self.penalty = QuadraticPenalty(lambda_reg, mode)
         self.alpha = alpha
         self.verbose = verbose
@@ -283,6 +287,19 @@ def _check_strength(value: float) -> None:
         raise ValueError(
             f"Expected `lambda_reg` to be finite and at least 0, got {value}. "
             "0 trains as the naive strategy does."
+        )
+
+
+def _check_amounts(batch_size: int, max_samples: int | None, tolerance: float | None) -> None:
+    for name, value in (("batch_size", batch_size), ("max_samples", max_samples)):
+        if value is not None and value < 1:
+            raise ValueError(
+                f"Expected `{name}` to be at least 1, got {value}. Importance needs a sample."
+            )
+    if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
+        raise ValueError(
+            f"Expected `tolerance` to be positive and finite, got {tolerance}. "
+            "None measures on all samples."
         )
 
 

@@ -205,6 +205,27 @@ def test_tensor_batches_give_the_same_importance():
         torch.testing.assert_close(fast.importance[name], value, rtol=1e-12, atol=0.0)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "vector"},
+        {"objective": "local"},
+        {"objective": lambda output: output.logsumexp(1)},
+        {"max_samples": 5},
+        {"tolerance": 0.5, "batch_size": 2},
+    ],
+    ids=["vector", "local", "callable", "max_samples", "tolerance"],
+)
+def test_options_of_the_measurement_are_passed_on(options):
+    x, _ = continual.tensors(experiences()[0])
+    model, plugin = single_head(), MASPlugin(**options)
+    plugin.update_importance(model, x)
+    expected = estimate_importance(model, x, **options)
+    assert_importance(plugin, expected)
+    plain = estimate_importance(model, x)
+    assert any(not torch.allclose(v, plain[n]) for n, v in plugin.importance.items())
+
+
 @pytest.mark.parametrize(("batch_size", "same"), [(1, True), (11, False)])
 def test_avalanches_plugin_agrees_on_mini_batches_of_one_and_only_there(batch_size, same):
     stream = experiences()
@@ -752,6 +773,10 @@ def test_lambda_must_be_finite_and_not_negative(value):
         ({"alpha": float("nan")}, r"Expected `alpha` to be None or in \[0, 1\], got nan"),
         ({"mode": "implicit"}, r"Expected `mode` to be one of .* got 'implicit'"),
         ({"normalization": "sum"}, r"Expected `normalization` .* got 'sum'"),
+        ({"objective": "l2"}, r"Expected `objective` to be one of .* got 'l2'"),
+        ({"batch_size": 0}, r"Expected `batch_size` to be at least 1, got 0"),
+        ({"max_samples": 0}, r"Expected `max_samples` to be at least 1, got 0"),
+        ({"tolerance": 0.0}, r"Expected `tolerance` to be positive and finite, got 0.0"),
     ],
 )
 def test_options_out_of_range_are_refused_at_once(options, message):
