@@ -112,7 +112,7 @@ def proximal_step(parameter: Tensor, importance: Tensor, anchor: Tensor, step: f
     for theta, omega, star in _pieces(parameter, importance, anchor):
         weight = torch.reciprocal(omega)
         torch.add(one, weight, alpha=inverse, out=weight)
-        theta.lerp_(star, weight.reciprocal_().to(theta.dtype))
+        theta.lerp_(star.to(theta.dtype), weight.reciprocal_().to(theta.dtype))
 
 
 @dataclass

@@ -427,3 +427,25 @@ def test_no_warning_where_no_bound_holds():
     sgd = partial(torch.optim.SGD, lr=1.0)
     assert warnings_of_two_iterations(sgd, 1e6, "proximal") == []
     assert len(warnings_of_two_iterations(sgd, 1e6)) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("mode", ["gradient", "proximal"])
+def test_an_accelerator_gives_the_numbers_of_the_processor(mode):
+    found = []
+    for device in ("cpu", "cuda"):
+        model, importance, anchor, strategy, penalty = problem(mode=mode)
+        model.to(device)
+        importance = {n: value.to(device) for n, value in importance.items()}
+        anchor = {n: value.to(device) for n, value in anchor.items()}
+        x = torch.linspace(-1, 1, 8, dtype=DOUBLE, device=device).reshape(2, 4)
+        penalty.track_value = True
+        strategy.loss = model(x).square().mean().reshape(1)
+        penalty.before_backward(strategy, importance, anchor)
+        (8.0 * strategy.loss).backward()
+        penalty.after_backward(strategy)
+        value = penalty.value.cpu()
+        strategy.optimizer.step()
+        penalty.after_update(strategy, importance, anchor)
+        found.append({n: p.detach().cpu() for n, p in model.named_parameters()} | {"": value})
+    assert_equal(found[1], found[0])

@@ -525,6 +525,19 @@ def test_online_stream_without_boundaries_needs_a_moving_average():
     assert len(plugin.importance_seconds) == len(parts)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_model_that_changes_its_precision(mode):
+    plugin = MASPlugin(0.3, mode=mode)
+    stream = experiences(dtype=torch.float32)
+    learner = train(
+        single_head(dtype=torch.float32), stream[:1], [plugin], optimizer=continual.plain_sgd
+    )
+    learner.model.double()
+    learner.train(experiences()[1], shuffle=False)
+    assert {value.dtype for value in plugin.importance.values()} == {DOUBLE}
+    learner.train(experiences()[2], shuffle=False)
+
+
 class AddToLoss(SupervisedPlugin):
     """Another regulariser: in place, as most are."""
 
