@@ -270,6 +270,7 @@ def _work(connection: Connection, root: Path, settings: Settings) -> None:
     """Take runs from the parent until it says stop or is gone."""
     # Ctrl-C reaches the whole process group; only the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     while True:
         try:
@@ -284,6 +285,11 @@ def _work(connection: Connection, root: Path, settings: Settings) -> None:
         except (StoreError, RecordError, MissingData) as error:
             answer = "error", str(error)
         connection.send(answer)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    # An ordinary exit, so that what libraries hold is given back.
+    sys.exit(128 + number)
 
 
 def _do(id: str, config: RunConfig, store: Store, settings: Settings) -> tuple[str, str]:
