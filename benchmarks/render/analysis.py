@@ -47,6 +47,14 @@ __all__ = [
 
 COSTS: tuple[Metric, ...] = (
     Metric(
+        "seconds",
+        "time",
+        "Time, s",
+        False,
+        "wall-clock seconds of training and consolidation, summed over the tasks; evaluation and "
+        "the making of data are left out.",
+    ),
+    Metric(
         "seconds_training",
         "seconds of training",
         "Training, s",
@@ -56,7 +64,7 @@ COSTS: tuple[Metric, ...] = (
     Metric(
         "seconds_consolidation",
         "seconds of consolidation",
-        "Consol., s",
+        "Consolidation, s",
         False,
         "wall-clock seconds between tasks that the method spends on what it keeps "
         "(importance, a copy of the model), summed over the tasks.",
@@ -64,7 +72,7 @@ COSTS: tuple[Metric, ...] = (
     Metric(
         "peak_memory_mib",
         "peak memory",
-        "Memory, MiB",
+        "Peak memory, MiB",
         False,
         "greatest resident memory of the process during the run (of the accelerator where one is "
         "used).",
@@ -72,7 +80,7 @@ COSTS: tuple[Metric, ...] = (
     Metric(
         "stored_extra",
         "extra numbers stored",
-        "Stored extra",
+        "Numbers stored",
         False,
         "numbers that the method keeps beside the model, counted at the end.",
     ),
@@ -510,6 +518,7 @@ def measure(record: Record, info: MethodInfo, joint: tuple[float, ...] | None = 
     values["seconds_consolidation"] = (
         float(sum(seconds["consolidation"])) if "consolidation" in seconds else nan
     )
+    values["seconds"] = values["seconds_training"] + values["seconds_consolidation"]
     values["peak_memory_mib"] = (
         record.peak_memory_bytes / 2**20 if record.peak_memory_bytes else nan
     )
@@ -655,13 +664,13 @@ def _verdict(part: PartResult, focal: str) -> _Verdict | None:
         if difference.mean > 0:
             return _Verdict("highest", f"{part.label} ({points} above {rival_title})")
         return _Verdict("lower", f"{part.label} ({points} below {rival_title})")
-    low, high = 100 * difference.low, 100 * difference.high
-    size = f"{100 * difference.mean:+.1f} [{low:+.1f}, {high:+.1f}] points against {rival_title}"
-    size = size.replace("-", "−")
+    size = f"{text.points_interval(difference)} points against {rival_title}"
     if rival.better is False:
         return _Verdict("behind", f"{part.label} ({size})")
     unclear = [c for c in comparisons if c.better is None]
     if not unclear:
         return _Verdict("ahead", f"{part.label} ({size})")
     names = text.enumerate_words([describe_method(c.other).title for c in unclear])
-    return _Verdict("level", f"{part.label} (level with {names}; {size})")
+    p = text.p_value(rival.p_holm)
+    p = f"p {p}" if p.startswith("<") else f"p = {p}"
+    return _Verdict("level", f"{part.label} (level with {names}; {size}, {p})")

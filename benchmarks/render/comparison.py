@@ -26,7 +26,7 @@ from benchmarks.render.analysis import (
     measure,
 )
 from benchmarks.render.drawing import Sketch, inline_svg, png, style, svg
-from benchmarks.render.figures import bar, method_rows, points, row_of_seeds
+from benchmarks.render.figures import bar, headline, method_rows, points, row_of_seeds
 from benchmarks.render.files import replace_folder
 from benchmarks.render.palette import INK
 from benchmarks.render.tables import Cell, Column, Row, Table, to_csv
@@ -368,10 +368,7 @@ def _labels(records: Sequence[Record]) -> dict[str, str]:
 
 
 def _seconds(found: Estimate) -> str:
-    mean, low, high = (text.number(v, 2) for v in (found.mean, found.low, found.high))
-    if found.kind == "bootstrap":
-        return f"{mean} [{low}, {high}]"
-    return f"{mean} ({low} to {high})" if found.n > 1 else mean
+    return text.with_ends(lambda value: text.number(value, 2), found)
 
 
 def _figure(
@@ -384,7 +381,7 @@ def _figure(
     rows = [c for c in found if c.part == part and c.metric.key == "average_accuracy"]
     path = f"figures/{part}-changes"
     alone = _sketch(label, rows)
-    alone.figure.axes[0].set_title(label)
+    headline(alone.figure, label)
     files[f"{path}.svg"], files[f"{path}.png"] = svg(alone), png(alone)
     inline = inline_svg(_sketch(label, rows), f"c{number}-")
     return content.Figure(label, "", inline, path, part)

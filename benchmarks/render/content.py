@@ -255,8 +255,18 @@ def compose(result: StudyResult) -> Content:
             "not been learned yet."
         )
         content.add("matrices", "Accuracy matrices", [intro, *maps])
-    for name in ("plasticity", "cost"):
-        content.add(name, panel[name].title, [content.draw(panel[name], legend=True)])
+    content.add(
+        "plasticity", panel["plasticity"].title, [content.draw(panel["plasticity"], legend=True)]
+    )
+    costs = [(part, tables.cost_table(part)) for part in result.parts]
+    content.add(
+        "cost",
+        panel["cost"].title,
+        [
+            content.draw(panel["cost"], legend=True),
+            *(TableBlock(found, part.name) for part, found in costs if found is not None),
+        ],
+    )
     content.add(
         "sensitivity",
         "Sensitivity to strength",

@@ -50,6 +50,8 @@ _STYLE: dict[Any, Any] = {
     "path.simplify": False,
     "savefig.facecolor": PAPER,
     "svg.hashsalt": "benchmarks",
+    # Unhinted text is as wide at every resolution, so that one layout serves all formats.
+    "text.hinting": "none",
     "text.color": INK,
     "xtick.color": MUTED,
     "xtick.labelcolor": INK,

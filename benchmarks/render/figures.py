@@ -7,6 +7,7 @@ column of a paper.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ __all__ = [
     "color_ramp",
     "cost",
     "curves",
+    "headline",
     "heat_map",
     "heat_maps",
     "overview",
@@ -135,7 +137,13 @@ def overview(part: PartResult, alone: bool) -> Sketch | None:
     rows = [m for m in part.methods if m.runs]
     if not rows:
         return None
-    sketch, axes = _blank(part, alone, "Average accuracy", height=0.55 + 0.24 * len(rows))
+    sketch, axes = _blank(
+        part,
+        alone,
+        "Average accuracy",
+        height=0.55 + 0.24 * len(rows),
+        width=_WIDTH if alone else 3.1,
+    )
     for position, method in enumerate(rows):
         y = len(rows) - 1 - position
         found = method.estimates["average_accuracy"]
@@ -448,13 +456,24 @@ def swatch(method: MethodInfo) -> Sketch:
     return sketch
 
 
+def headline(figure: Figure, label: str) -> None:
+    """Write a heading over a figure that is used away from the page.
+
+    Args:
+        figure: The figure.
+        label: The heading; broken into lines that fit.
+    """
+    lines = "\n".join(wrap(label, 48))
+    figure.suptitle(lines, fontsize=8.5, x=0.015, horizontalalignment="left")
+
+
 def _blank(
-    part: PartResult, alone: bool, title: str, *, height: float = _HEIGHT
+    part: PartResult, alone: bool, title: str, *, height: float = _HEIGHT, width: float = _WIDTH
 ) -> tuple[Sketch, Axes]:
-    figure = Figure(figsize=(_WIDTH, height + (0.2 if alone else 0.0)), layout="constrained")
+    figure = Figure(figsize=(width, height + (0.2 if alone else 0.0)), layout="constrained")
     axes = figure.add_subplot()
     if alone:
-        axes.set_title(part.label)
+        headline(figure, part.label)
     return Sketch(figure, f"{title} on {part.label}"), axes
 
 
@@ -614,7 +633,10 @@ def _legend(sketch: Sketch, rows: Sequence[MethodResult], alone: bool) -> None:
         for m in rows
         if m.runs or m.grid
     ]
-    columns = min(4, len(handles))
+    if not handles:
+        return
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(4, len(handles), int(_WIDTH / (0.5 + 0.06 * longest))))
     lines = -(-len(handles) // columns)
     figure = sketch.figure
     figure.set_size_inches(_WIDTH, figure.get_figheight() + 0.16 * lines + 0.08)

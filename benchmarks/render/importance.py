@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.render import text
 from benchmarks.render.analysis import MethodResult, PartResult
 from benchmarks.render.drawing import Sketch
-from benchmarks.render.figures import Panel
+from benchmarks.render.figures import Panel, headline
 from benchmarks.render.palette import PAPER
 
 __all__ = ["importance_figures", "importance_shares"]
@@ -85,7 +85,7 @@ def _histogram(part: PartResult, alone: bool) -> Sketch | None:
     axes = figure.add_subplot()
     sketch = Sketch(figure, f"Histogram of the importance of {method.title} on {part.label}")
     shades = colormaps["cividis"](np.linspace(0.85, 0.0, len(counted)))
-    for shade, (task, pairs) in zip(shades, counted.items(), strict=True):
+    for number, (shade, (task, pairs)) in enumerate(zip(shades, counted.items(), strict=True), 1):
         height, _ = np.histogram(
             np.concatenate([centres for centres, _ in pairs]),
             bins,
@@ -99,13 +99,13 @@ def _histogram(part: PartResult, alone: bool) -> Sketch | None:
             marker=".",
             markersize=1.5,
             gid=sketch.mark(method.name, *_bin_tips(task, bins, height)),
-            label=task,
+            label=str(number),
         )
     axes.set_xlabel("log10 of importance")
     axes.set_ylabel("Share of parameters, %")
-    axes.legend(title="after task", ncols=2, fontsize=6, title_fontsize=6)
+    figure.legend(loc="outside right upper", title="after task", fontsize=6, title_fontsize=6)
     if alone:
-        axes.set_title(f"{part.label}, {method.title}")
+        headline(figure, f"{part.label}, {method.title}")
     return sketch
 
 
@@ -147,14 +147,14 @@ def _layers(part: PartResult, alone: bool) -> Sketch | None:
         100 * share, cmap="cividis", vmin=0, edgecolor=PAPER, linewidth=0.4,
         gid=sketch.mark(method.name, *tips),
     )  # fmt: skip
-    axes.set_xticks(np.arange(len(tasks)) + 0.5, tasks)
+    axes.set_xticks(np.arange(len(tasks)) + 0.5, [str(n) for n in range(1, len(tasks) + 1)])
     axes.set_yticks(np.arange(len(layers)) + 0.5, layers)
     axes.invert_yaxis()
     axes.grid(visible=False)
     axes.tick_params(length=0)
-    axes.set_xlabel("Task")
+    axes.set_xlabel("after task")
     for spine in axes.spines.values():
         spine.set_visible(False)
-    title = f"{method.title}: share of importance"
-    axes.set_title(f"{part.label}, {title}" if alone else title)
+    if alone:
+        headline(figure, f"{part.label}, {method.title}")
     return sketch

@@ -24,6 +24,7 @@ __all__ = [
     "Column",
     "Row",
     "Table",
+    "cost_table",
     "csv_files",
     "overview_table",
     "paired_table",
@@ -159,7 +160,7 @@ def results_table(part: PartResult) -> Table:
             Column(f"{m.short}, {'points' if m.key in _SIGNED else '%'}", m.definition)
             for m in metrics
         ),
-        *(Column(c.short, c.definition) for c in COSTS),
+        Column(COSTS[0].short, COSTS[0].definition),
     )
     rows = []
     for method in part.methods:
@@ -168,7 +169,7 @@ def results_table(part: PartResult) -> Table:
             _strength_cell(method),
             _seeds_cell(method),
             *(_accuracy_cell(part, method, m.key) for m in metrics),
-            *(_cost_cell(method, c.key) for c in COSTS),
+            _cost_cell(method, COSTS[0].key),
         ]
         rows.append(Row(tuple(cells), method.name))
     shown = [m.estimates[key] for m in part.methods for key in _MAIN]
@@ -179,6 +180,35 @@ def results_table(part: PartResult) -> Table:
         notes.append(f"{_stand_in(part)}.")
     return Table(
         f"{part.name}-results", f"{part.label}: results", columns, tuple(rows), tuple(notes)
+    )
+
+
+def cost_table(part: PartResult) -> Table | None:
+    """Give the costs of every method on one part.
+
+    Args:
+        part: The part.
+
+    Returns:
+        A row a method; None without a finished run.
+    """
+    rows = [
+        Row((Cell(m.title), *(_cost_cell(m, c.key, ends=True) for c in COSTS)), m.name)
+        for m in part.methods
+        if m.runs
+    ]
+    if not rows:
+        return None
+    shown = [m.estimates["seconds"] for m in part.methods]
+    return Table(
+        f"{part.name}-cost",
+        f"{part.label}: cost of one run",
+        (
+            Column("Method", numeric=False),
+            *(Column(c.short, c.definition) for c in COSTS),
+        ),
+        tuple(rows),
+        (text.interval_words(shown), "Times depend on the processor named below."),
     )
 
 
@@ -426,13 +456,15 @@ def _seeds_cell(method: MethodResult) -> Cell:
     return Cell(shown, done)
 
 
-def _cost_cell(method: MethodResult, key: str) -> Cell:
+def _cost_cell(method: MethodResult, key: str, *, ends: bool = False) -> Cell:
     found = method.estimates[key]
     if found.n == 0:
         return Cell(text.MISSING)
     write = text.count if key in ("stored_extra", "peak_memory_mib") else text.seconds
-    ends = f"{write(found.low)} to {write(found.high)}, n = {found.n}"
-    return Cell(write(found.mean), found.mean, note=ends)
+    spread = f"{write(found.low)} to {write(found.high)}, n = {found.n}"
+    if ends and found.low != found.high:
+        return Cell(text.with_ends(write, found), found.mean, note=spread)
+    return Cell(write(found.mean), found.mean, note=spread)
 
 
 def _selection_remark(method: MethodResult) -> str:
@@ -487,12 +519,14 @@ def _accuracy_rows(result: StudyResult) -> Rows:
         "part", "method", "strength", "seed", "role", "split", "after_task", "on_task", "accuracy"
     )  # fmt: skip
     for record in result.records:
-        head = (record.part, record.method, record.strength, record.seed, record.role)
-        for split, matrix in sorted(record.accuracy.items()):
-            single = len(matrix) == 1 and len(matrix[0]) > 1 and record.status == "finished"
-            for i, row in enumerate(matrix, start=1):
-                for j, value in enumerate(row, start=1):
-                    yield (*head, split, len(row) if single else i, j, value)
+        # Strengths are chosen on validation data, reports are about test data.
+        split = "test" if record.role == "evaluation" else "validation"
+        matrix = record.accuracy.get(split, ())
+        head = (record.part, record.method, record.strength, record.seed, record.role, split)
+        joint = len(matrix) == 1 and record.status == "finished"
+        for i, row in enumerate(matrix, start=1):
+            for j, value in enumerate(row, start=1):
+                yield (*head, len(row) if joint else i, j, value)
 
 
 def _ends(found: Estimate) -> tuple[object, ...]:

@@ -1,6 +1,6 @@
 """Numbers as words: one way to write each, in every format of the report."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 
 from benchmarks.statistics import Estimate
@@ -18,6 +18,7 @@ __all__ = [
     "points_interval",
     "seconds",
     "strength",
+    "with_ends",
 ]
 
 MISSING = "–"
@@ -67,15 +68,27 @@ def percent_interval(found: Estimate) -> str:
         >>> percent_interval(Estimate(3, 0.5, 0.01, 0.48, 0.52, "range"))
         '50.0 (48.0–52.0)'
     """
-    return _with_ends(percent(found.mean), percent(found.low), percent(found.high), found)
+    return with_ends(percent, found)
 
 
 def points_interval(found: Estimate) -> str:
     """Write a mean difference in points with its interval in brackets, or its range."""
-    return _with_ends(points(found.mean), points(found.low), points(found.high), found)
+    return with_ends(points, found)
 
 
-def _with_ends(mean: str, low: str, high: str, found: Estimate) -> str:
+def with_ends(write: Callable[[float], str], found: Estimate) -> str:
+    """Write a mean with its interval in brackets, or its range in parentheses.
+
+    Args:
+        write: Writes one number.
+        found: What is known.
+
+    Returns:
+        The mean alone where there is neither interval nor range.
+    """
+    mean, low, high = write(found.mean), write(found.low), write(found.high)
+    if low == mean == high:
+        return mean
     if found.kind == "bootstrap":
         return f"{mean} [{low}, {high}]"
     if found.kind == "range" and found.n > 1:

@@ -1,12 +1,15 @@
 """Figures: every point can be asked about, colours can be told apart, files are clean."""
 
+import dataclasses
 import html
+import io
 import json
 import re
 from itertools import combinations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import methods
 from benchmarks.render import figures
@@ -36,6 +39,41 @@ def part():
     return analyse(study, records).parts[0]
 
 
+@pytest.fixture(scope="module")
+def crowded():
+    """A part with every registered method, ten tasks and long names."""
+    names = methods.names()
+    study = synthetic.study(parts=["digits"], methods=names, evaluation=[1, 2, 3])
+    study = dataclasses.replace(
+        study,
+        parts=(
+            dataclasses.replace(
+                study.parts[0], title="A learning problem whose name says a lot about it"
+            ),
+        ),
+    )
+    layers = {f"features.{n}.weight": {"sum": n + 1.0} for n in range(6)}
+    for layer in layers.values():
+        layer["histogram"] = {"counts": [1, 3, 2], "edges": [-4, -3, -2, -1], "num_zero": 0}
+    tasks = {f"a task with a name {n}": layers for n in range(10)}
+    records = [
+        synthetic.record(
+            study,
+            "digits",
+            name,
+            seed,
+            strength,
+            num_tasks=10,
+            role=role,
+            importance=tasks if (name, role) == ("mas", "evaluation") else None,
+        )
+        for name in names
+        for seed, role in ((0, "selection"), (1, "evaluation"), (2, "evaluation"))
+        for strength in ((0.01, 1.0, 100.0) if role == "selection" else (1.0,))
+    ]
+    return analyse(study, records).parts[0]
+
+
 def _groups(text):
     """The texts of each group that has some, with the number of points drawn in it."""
     for match in re.finditer(r'<g[^>]* data-tips="([^"]*)">(.*?)</g></g>|$', text):
@@ -53,6 +91,16 @@ def test_every_point_of_a_panel_has_its_text(part, name):
     assert groups
     for tips, num_points in groups:
         assert len(tips) == num_points
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("name", PANELS)
+def test_nothing_is_cut_off_at_the_edge(crowded, name, alone):
+    with style():
+        image = png(PANELS[name].draw(crowded, alone))
+    pixels = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"), dtype=np.int64)
+    for edge in (pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:]):
+        assert (edge >= 250).all()
 
 
 def test_panels_keep_their_methods(part):
