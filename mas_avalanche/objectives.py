@@ -146,8 +146,8 @@ def _outputs(output: Any, labels: Tensor | None) -> list[Tensor]:
 
 def _squared_l2(output: Any, labels: Tensor | None) -> Tensor:
     del labels
-    parts = [part.square().sum() for part in floating_tensors(output)]
-    return torch.stack(parts).sum(0, keepdim=True)
+    first, *others = [part.square().sum().reshape(1) for part in floating_tensors(output)]
+    return sum(others, start=first)
 
 
 def _rows(output: Any) -> Tensor:

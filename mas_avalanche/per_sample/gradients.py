@@ -15,7 +15,7 @@ samples at a time, so that the temporary stays small.
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +82,9 @@ class Gradient(ABC):
         """Add the sum over samples of the gradients' magnitudes to ``total``, in place."""
         count = next(len(d) for d in deltas if d is not None)
         step = settings.samples(2 * self.size(total, saved, deltas, count), total)
+        if count <= step:
+            add_magnitudes(total, self.gradients(saved, deltas), settings.power)
+            return
         for start in range(0, count, step):
             part = slice(start, start + step)
             gradients = self.gradients(
@@ -111,7 +114,7 @@ def add_magnitudes(total: Tensor, gradients: Tensor, power: int) -> None:
         power: 1 or 2.
     """
     gradients = gradients.to(total.dtype)
-    if len(gradients) == 1:
+    if gradients.shape[0] == 1:
         if power == 1:
             total.add_(gradients[0].abs())
         else:
@@ -129,6 +132,16 @@ def _single(deltas: Sequence[Tensor | None]) -> Tensor:
 
 def _widened(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def _rows(values: Tensor) -> Tensor:
+    return values if values.dim() == 3 else values.flatten(1, -2)
+
+
+def _parts(step: int, x: Tensor, delta: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    if len(x) <= step:
+        return [(x, delta)]
+    return zip(torch.split(x, step), torch.split(delta, step), strict=True)
 
 
 def _magnitude(values: Tensor, power: int) -> Tensor:
@@ -151,8 +164,7 @@ class Product(Gradient):
         self, saved: Sequence[Tensor], deltas: Sequence[Tensor | None]
     ) -> tuple[Tensor, Tensor]:
         delta = _single(deltas)
-        x = _widened(saved[0]).flatten(1, -2)
-        delta = _widened(delta).flatten(1, -2)
+        x, delta = _rows(_widened(saved[0])), _rows(_widened(delta))
         return (delta, x) if self.transposed else (x, delta)
 
     def gradients(self, saved: Sequence[Tensor], deltas: Sequence[Tensor | None]) -> Tensor:
@@ -172,15 +184,13 @@ class Product(Gradient):
         x, delta = x.to(total.dtype), delta.to(total.dtype)
         if x.shape[1] == 1:
             step = settings.samples(2 * (x.shape[-1] + delta.shape[-1]), total)
-            for a, d in zip(
-                torch.split(x[:, 0], step), torch.split(delta[:, 0], step), strict=True
-            ):
+            for a, d in _parts(step, x.squeeze(1), delta.squeeze(1)):
                 total.addmm_(_magnitude(d, settings.power).t(), _magnitude(a, settings.power))
         elif kernel.usable(x, total):
             kernel.add_products(total, x, delta, settings)
         else:
             step = max(1, min(settings.samples(2 * total.numel(), total), _CACHED // total.numel()))
-            for a, d in zip(torch.split(x, step), torch.split(delta, step), strict=True):
+            for a, d in _parts(step, x, delta):
                 add_magnitudes(total, torch.bmm(d.transpose(1, 2), a), settings.power)
 
 
@@ -239,7 +249,7 @@ class Convolution(Gradient):
         step = settings.samples(2 * (total.numel() + 2 * columns), total)
         step = max(1, min(step, _CACHED // (total.numel() + columns)))
         operands = (x, delta) if not self.transposed else (delta, x)
-        for a, d in zip(*(torch.split(o, step) for o in operands), strict=True):
+        for a, d in _parts(step, *operands):
             add_magnitudes(total, self.gradients([a], [d]), settings.power)
 
     def _operands(

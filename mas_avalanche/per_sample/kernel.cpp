@@ -6,7 +6,6 @@
 // features of a linear map, or a row of a convolution's window when channels are stored last.
 // A tile of rows and columns of G[n] lives in registers while l runs.
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -23,6 +22,8 @@ constexpr int vector_bytes = 16, most_rows = 4;
 constexpr int most_vectors = 3;
 constexpr int64_t block = 128;  // positions whose columns stay in the first cache
 constexpr int64_t rows_of_a_task = 64;
+constexpr int64_t group_bytes = 524288;
+constexpr int64_t group_positions = 1024;
 
 template <typename T>
 struct Lanes {
@@ -42,87 +43,92 @@ struct Problem {
   int64_t power;
 };
 
-template <typename T>
-inline T magnitude(T value, int64_t power) {
-  return power == 1 ? std::fabs(value) : value * value;
-}
-
 // Adds one block of positions to R x V vectors of a gradient; the last block adds the magnitudes.
-template <typename T, int R, int V>
+template <typename T, int R, int V, bool first, bool last>
 inline void tile(const Problem<T>& p, const T* x, const T* delta, int64_t from, int64_t to, T* part,
-                 T* total, int64_t columns) {
+                 T* total) {
   using Vec = typename Lanes<T>::type;
   constexpr int lanes = Lanes<T>::count;
   Vec sum[R][V];
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v)
-      if (from == 0)
-        sum[r][v] = Vec{};
-      else
-        std::memcpy(&sum[r][v], part + (r * most_vectors + v) * lanes, sizeof(Vec));
+#pragma GCC unroll 24
+  for (int i = 0; i < R * V; ++i)
+    if constexpr (first)
+      sum[i / V][i % V] = Vec{};
+    else
+      std::memcpy(&sum[i / V][i % V], part + i * lanes, sizeof(Vec));
   for (int64_t l = from; l < to; ++l) {
     const T* a = x + p.position[l];
     const T* d = delta + l * p.delta_row;
     Vec column[V];
+#pragma GCC unroll 24
     for (int v = 0; v < V; ++v) std::memcpy(&column[v], a + v * lanes, sizeof(Vec));
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) sum[r][v] += d[r] * column[v];
+#pragma GCC unroll 24
+    for (int i = 0; i < R * V; ++i) sum[i / V][i % V] += d[i / V] * column[i % V];
   }
-  const bool last = to == p.positions;
-  if (!last) {
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v)
-        std::memcpy(part + (r * most_vectors + v) * lanes, &sum[r][v], sizeof(Vec));
-  } else if (columns == V * lanes) {
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) {
-        T* target = total + r * p.total_row + v * lanes;
-        Vec old;
-        std::memcpy(&old, target, sizeof(Vec));
-        old += p.power == 1 ? (sum[r][v] < 0 ? -sum[r][v] : sum[r][v]) : sum[r][v] * sum[r][v];
-        std::memcpy(target, &old, sizeof(Vec));
-      }
-  } else {
-    for (int r = 0; r < R; ++r) {
-      T values[V * lanes];
-      for (int v = 0; v < V; ++v) std::memcpy(values + v * lanes, &sum[r][v], sizeof(Vec));
-      T* target = total + r * p.total_row;
-      for (int64_t c = 0; c < columns; ++c) target[c] += magnitude(values[c], p.power);
+  const bool absolute = p.power == 1;
+#pragma GCC unroll 24
+  for (int i = 0; i < R * V; ++i) {
+    const Vec value = sum[i / V][i % V];
+    if constexpr (last) {
+      Vec old;
+      std::memcpy(&old, total + i * lanes, sizeof(Vec));
+      old += absolute ? (value < 0 ? -value : value) : value * value;
+      std::memcpy(total + i * lanes, &old, sizeof(Vec));
+    } else {
+      std::memcpy(part + i * lanes, &value, sizeof(Vec));
     }
   }
 }
 
+template <typename T, int R, int V>
+inline void any_tile(const Problem<T>& p, const T* x, const T* delta, int64_t from, int64_t to,
+                     T* part, T* total) {
+  const bool first = from == 0, last = to == p.positions;
+  if (first && last)
+    tile<T, R, V, true, true>(p, x, delta, from, to, part, total);
+  else if (first)
+    tile<T, R, V, true, false>(p, x, delta, from, to, part, total);
+  else if (last)
+    tile<T, R, V, false, true>(p, x, delta, from, to, part, total);
+  else
+    tile<T, R, V, false, false>(p, x, delta, from, to, part, total);
+}
+
+// Sums of a tile are kept together until all samples are in: rows of the result are far apart.
 template <typename T, int V>
 void rows_by_columns(const Problem<T>& p, int64_t first_row, int64_t end_row, int64_t run,
                      int64_t column, int64_t columns) {
-  constexpr int lanes = Lanes<T>::count;
-  alignas(64) T part[rows_of_a_task * most_vectors * lanes];
-  T* total = p.total + run * p.run_length + column;
+  constexpr int width = V * Lanes<T>::count;
+  alignas(64) T part[rows_of_a_task * width];
+  alignas(64) T total[rows_of_a_task * width] = {};
   for (int64_t n = 0; n < p.samples; ++n) {
     const T* x = p.x + n * p.x_stride + p.run[run] + column;
     const T* delta = p.delta + n * p.delta_stride;
     for (int64_t from = 0; from < p.positions; from += block) {
       const int64_t to = from + block < p.positions ? from + block : p.positions;
       for (int64_t row = first_row; row < end_row;) {
-        T* own = part + (row - first_row) * most_vectors * lanes;
-        T* target = total + row * p.total_row;
+        const int64_t own = (row - first_row) * width;
         if (end_row - row >= most_rows) {
-          tile<T, most_rows, V>(p, x, delta + row, from, to, own, target, columns);
+          any_tile<T, most_rows, V>(p, x, delta + row, from, to, part + own, total + own);
           row += most_rows;
         } else if (end_row - row >= 4) {
-          tile<T, 4, V>(p, x, delta + row, from, to, own, target, columns);
+          any_tile<T, 4, V>(p, x, delta + row, from, to, part + own, total + own);
           row += 4;
         } else {
-          tile<T, 1, V>(p, x, delta + row, from, to, own, target, columns);
+          any_tile<T, 1, V>(p, x, delta + row, from, to, part + own, total + own);
           row += 1;
         }
       }
     }
   }
+  for (int64_t row = first_row; row < end_row; ++row) {
+    T* target = p.total + row * p.total_row + run * p.run_length + column;
+    for (int64_t c = 0; c < columns; ++c) target[c] += total[(row - first_row) * width + c];
+  }
 }
 
 template <typename T>
-void add(const Problem<T>& p, int threads) {
+void add_group(const Problem<T>& p, int threads) {
   constexpr int lanes = Lanes<T>::count;
   constexpr int64_t width = most_vectors * lanes;
   const int64_t strips = (p.run_length + width - 1) / width;
@@ -143,6 +149,22 @@ void add(const Problem<T>& p, int threads) {
       rows_by_columns<T, 2>(p, first_row, end_row, run, column, columns);
     else
       rows_by_columns<T, 1>(p, first_row, end_row, run, column, columns);
+  }
+}
+
+// Works on groups of samples that stay in the second cache, but not on so few that reading and
+// writing the result outweighs the products.
+template <typename T>
+void add(Problem<T> p, int threads) {
+  const int64_t bytes = (p.x_stride + p.delta_stride) * static_cast<int64_t>(sizeof(T));
+  const int64_t cached = group_bytes / bytes;
+  const int64_t enough = (group_positions + p.positions - 1) / p.positions;
+  const int64_t group = cached > enough ? cached : enough;
+  for (int64_t left = p.samples; left > 0; left -= group) {
+    p.samples = left < group ? left : group;
+    add_group(p, threads);
+    p.x += group * p.x_stride;
+    p.delta += group * p.delta_stride;
   }
 }
 

@@ -42,6 +42,8 @@ class Layout:
         Returns:
             A view where possible.
         """
+        if self.dim == 0 and self.entries == 1:
+            return tensor.unsqueeze(1)
         if self.sample_first:
             moved = tensor.unflatten(self.dim, (-1, self.entries)).movedim(self.dim, 0)
         else:

@@ -174,7 +174,8 @@ def _linear(bound: Bound) -> Ruling | None:
 
 def _sum_to_last(saved: Sequence[Tensor], delta: Tensor) -> Tensor:
     del saved
-    return delta.flatten(1, -2).sum(1)
+    single = delta.dim() == 3 and delta.shape[1] == 1
+    return delta.squeeze(1) if single else delta.flatten(1, -2).sum(1)
 
 
 def _matmul(bound: Bound) -> Ruling | None:

@@ -157,15 +157,22 @@ class Tap(TorchFunctionMode):
         return self._use(action, func, args, kwargs)
 
     def _use(self, use: Use, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        leaves, spec = tree_flatten((args, kwargs))
+        flat = use.flat and not kwargs
+        leaves, spec = (list(args), None) if flat else tree_flatten((args, kwargs))
         saved = [leaves[place].detach() for place, _ in use.saved]
         for operand in use.operands:
             if leaves[operand.place] is not self.known.get(operand.source):
                 self.position = len(self.steps) + 1
                 raise DeviationError(f"The model gave {func} another parameter than planned.")
             leaves[operand.place] = leaves[operand.place].detach()
-        args, kwargs = tree_unflatten(leaves, spec)
-        outputs, spec = tree_flatten(func(*args, **kwargs))
+        if spec is None:
+            result = func(*leaves)
+        else:
+            args, kwargs = tree_unflatten(leaves, spec)
+            result = func(*args, **kwargs)
+        if isinstance(result, Tensor):
+            return self._attach(use, [result.clone() if result._is_view() else result], saved)[0]
+        outputs, spec = tree_flatten(result)
 
         tapped = [outputs[place] for place, _ in use.outputs]
         # A view cannot be rewired in place.

@@ -14,7 +14,7 @@ do more than pick entries, are *joined*: their per-sample gradients are added be
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -108,11 +108,13 @@ class Use:
         operands: The parameters it reads.
         saved: Positions of the arguments to keep for the backward pass, with their layouts.
         outputs: Positions of the outputs to tap, with their layouts.
+        flat: Whether the arguments are all positional and not nested.
     """
 
     operands: tuple[Operand, ...]
     saved: tuple[tuple[int, Layout], ...]
     outputs: tuple[tuple[int, Layout], ...]
+    flat: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,7 @@ class _Seen:
     dependent: bool = False
     in_place: bool = False
     graded: bool = False
+    flat: bool = False
 
 
 def make_plan(
@@ -243,6 +246,7 @@ class _Trace(TorchFunctionMode):
             id(t) in self.dependent for t in tensors.values()
         )
         self.escaped |= call.dependent and func in _READING
+        call.flat = not kwargs and not any(isinstance(a, list | tuple | dict) for a in args)
         call.in_place = writes_in_place(func, kwargs)
         if sources:
             call.leaves = [
@@ -409,7 +413,7 @@ class _Planner:
             return None
         operands = tuple(Operand(i, s, ruling.gradients[by_place[i]]) for i, s in sources.items())
         saved = tuple((places[n], bound.layouts[n]) for n in ruling.saved)
-        return Use(operands, saved, ((0, ruling.output),))
+        return Use(operands, saved, ((0, ruling.output),), a.flat)
 
     def _by_replay(
         self, sources: dict[int, Source], layouts: dict[int, Layout], a: _Seen, b: _Seen
@@ -440,7 +444,7 @@ class _Planner:
                 continue
             use = step.action
             kept = tuple(o for o in use.operands if not self._roots(o.source) <= self.generic)
-            action = Use(kept, use.saved, use.outputs) if kept else None
+            action = replace(use, operands=kept) if kept else None
             self.steps[index] = Step(step.func, action)
 
     def _assign(self, plan: Plan) -> None:
