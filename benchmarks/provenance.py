@@ -34,9 +34,7 @@ SOURCES = (
 )
 """What can change the numbers of a run; all else orders, stores, counts or draws them."""
 
-WITHOUT = tuple(
-    f"mas_avalanche/{name}.py" for name in ("inspect", "metrics", "strategy", "wandb_logger")
-)
+WITHOUT = tuple(f"mas_avalanche/{name}.py" for name in ("metrics", "strategy", "wandb_logger"))
 
 PACKAGES = ("torchvision", "avalanche-lib", "mas-avalanche", "numpy")
 

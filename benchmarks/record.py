@@ -55,7 +55,9 @@ class Record:
             accelerator where one is used.
         parameters: ``trainable``, and ``stored_extra``: numbers that the method keeps beside the
             model, counted at the end.
-        importance: Optional summary by task and layer, of methods that weigh parameters.
+        importance: Of evaluation runs of methods that weigh parameters: what is held after each
+            task, by task name and layer: ``sum``, ``num_parameters``, and ``histogram`` of decimal
+            logarithms (``counts``, ``edges``, ``num_zero``).
         history: Optional rows ``task``, ``epoch``, ``task_loss``, ``penalty``.
         versions: Versions of Python and of the packages that compute.
         code_version: Hash of the sources that can change results.

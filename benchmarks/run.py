@@ -49,6 +49,7 @@ from benchmarks.files import write_atomic
 from benchmarks.record import Record
 from benchmarks.streams import Split, Stream
 from benchmarks.study import RunConfig, Training
+from mas_avalanche.inspect import importance_histograms
 from mas_avalanche.penalty import StabilityWarning
 from mas_avalanche.tensor_batches import BatchDataset, BatchSource, TensorBatches, batch_source
 
@@ -242,6 +243,7 @@ class _Trial:
         default_factory=lambda: {"training": [], "consolidation": [], "evaluation": []}
     )
     history: list[dict[str, Any]] = field(default_factory=list)
+    importance: dict[str, Any] = field(default_factory=dict)
 
     def train(self) -> None:
         config = self.config
@@ -326,6 +328,10 @@ class _Trial:
         self.seconds["training"].append(trained - begin - strategy.consolidation_seconds)
         self.rows.append(probe.accuracy(strategy.model, self.split))
         self.seconds["evaluation"].append(time.perf_counter() - trained)
+        held = next((p.importance for p in self.plugins if getattr(p, "importance", None)), None)
+        if held and self.config.role == "evaluation" and self.stream is not None:
+            name = self.stream.tasks[strategy.position].name
+            self.importance[name] = _summarise(held)
 
     def findings(self) -> dict[str, Any]:
         """Return what the record takes over from the stream, the model and the measurements."""
@@ -333,6 +339,7 @@ class _Trial:
             "accuracy": {self.split: tuple(map(tuple, self.rows))} if self.rows else {},
             "initial_accuracy": {self.split: tuple(self.initial)} if self.initial else {},
             "history": tuple(self.history),
+            "importance": self.importance or None,
         }
         if self.stream is not None:
             tasks = self.stream.tasks
@@ -353,7 +360,34 @@ class _Trial:
         return found
 
 
-_MEASURED = ("started", "initial", "rows", "seconds", "history")
+_MEASURED = ("started", "initial", "rows", "seconds", "history", "importance")
+
+
+def _summarise(importance: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Sum the importance in each layer, weight and bias together, and count its magnitudes.
+
+    Heads that no data has reached are left out.
+    """
+    layers: dict[str, list[Tensor]] = {}
+    for name, value in importance.items():
+        layers.setdefault(name.rpartition(".")[0] or name, []).append(value.detach().flatten())
+    joined = {name: torch.cat(values).cpu() for name, values in layers.items()}
+    reached = {name: value for name, value in joined.items() if bool((value > 0).any())}
+    if not reached:
+        return {}
+    histograms = importance_histograms(reached, bins=16)
+    return {
+        name: {
+            "sum": float(value.double().sum()),
+            "num_parameters": value.numel(),
+            "histogram": {
+                "counts": histograms[name].counts,
+                "edges": [round(edge, 3) for edge in histograms[name].edges],
+                "num_zero": histograms[name].num_zero,
+            },
+        }
+        for name, value in reached.items()
+    }
 
 
 class _Keeper:

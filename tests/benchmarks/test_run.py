@@ -310,3 +310,15 @@ def test_a_state_is_loaded_without_running_code(tmp_path, capsys):
     captured = capsys.readouterr()
     assert "code was run" not in captured.out
     assert "the run starts anew" in captured.err
+
+
+def test_what_a_method_holds_important_is_summed_up_by_task_and_layer():
+    record = execute(smoke_config("mas", 0.1))
+    assert list(record.importance) == list(record.task_names)
+    first, *_, last = record.importance.values()
+    assert set(first) == {"trunk.1", "head.heads.0"}
+    assert set(last) == {"trunk.1", *(f"head.heads.{i}" for i in range(5))}
+    assert last["trunk.1"]["sum"] > first["trunk.1"]["sum"] > 0
+    histogram = last["trunk.1"]["histogram"]
+    assert sum(histogram["counts"]) + histogram["num_zero"] == 65 * 16
+    assert execute(smoke_config()).importance is None
