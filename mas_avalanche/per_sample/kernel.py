@@ -138,7 +138,7 @@ def _with_slack(x: Tensor) -> Tensor:
 
 
 def _channels_last(x: Tensor, sides: Sequence[tuple[int, int]], padded: Sequence[int]) -> Tensor:
-    """Copy images (N, images, channels, ...) to (N, images, ..., channels) with borders of zeros."""
+    """Copy images (N, images, channels, ...) to (N, images, ..., channels), bordered by zeros."""
     n, images, channels, *sizes = x.shape
     count = n * images * math.prod(padded) * channels
     buffer = (

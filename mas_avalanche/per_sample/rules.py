@@ -298,7 +298,8 @@ def _batch_norm(bound: Bound) -> Ruling | None:
     def scale(saved: Sequence[Tensor], delta: Tensor) -> Tensor:
         x = saved[0]
         centre = mean.view(-1, *(1,) * (x.dim() - 3))
-        return _to_channel(delta * (x - centre)) * (variance + eps).rsqrt()
+        total: Tensor = _to_channel(delta * (x - centre)) * (variance + eps).rsqrt()
+        return total
 
     def shift(saved: Sequence[Tensor], delta: Tensor) -> Tensor:
         del saved
