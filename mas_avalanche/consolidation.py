@@ -78,10 +78,10 @@ def normalize_importance(
     r"""Divide the importance of one experience by one number, so that strengths can be compared.
 
     With ``"mean"`` the penalty weighs as much as plain :math:`\lambda \lVert \theta - \theta^*
-    \rVert^2` would, spread over the parameters by importance; the scale of the logits, the number
-    of outputs and the loss of the net cancel out. With ``"max"`` the gradient form of the penalty
-    of one experience is stable for every :math:`\lambda` below one over the learning rate; but the
-    largest of millions of heavy-tailed numbers is a noisy scale.
+    \rVert^2` would, spread over the parameters by importance; the scale of the output cancels.
+    With ``"max"`` the gradient form of the penalty of one experience is stable under plain SGD for
+    every :math:`\lambda` below one over the learning rate; but the largest of millions of
+    heavy-tailed numbers is a noisy scale.
 
     Args:
         importance: Non-negative importance by parameter name.

@@ -57,8 +57,8 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
         mode: ``"gradient"`` is the paper's form; ``"proximal"`` takes an implicit step after the
             optimizer's and is stable for every strength, see :mod:`mas_avalanche.penalty`.
         normalization: Divide the importance of each experience by its ``"mean"`` or ``"max"``
-            over all parameters reached, so that strengths compare across nets and data. None
-            leaves it as the paper defines it.
+            over all parameters reached, so that the scale of the output cancels and strengths of
+            different nets and data compare. None leaves it as the paper defines it.
         importance_data: Unlabelled data to measure importance on in place of the experience's:
             anything that ``estimate_importance`` takes, or a callable that is given the experience
             and returns such data.
