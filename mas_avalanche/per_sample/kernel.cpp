@@ -40,7 +40,7 @@ struct Problem {
   const int64_t* run;
   int64_t samples, positions, rows, runs, run_length;
   int64_t x_stride, delta_stride, delta_row, total_row;
-  int64_t power;
+  int64_t power, sample_bytes;
 };
 
 // Adds one block of positions to R x V vectors of a gradient; the last block adds the magnitudes.
@@ -156,8 +156,7 @@ void add_group(const Problem<T>& p, int threads) {
 // writing the result outweighs the products.
 template <typename T>
 void add(Problem<T> p, int threads) {
-  const int64_t bytes = (p.x_stride + p.delta_stride) * static_cast<int64_t>(sizeof(T));
-  const int64_t cached = group_bytes / bytes;
+  const int64_t cached = group_bytes / p.sample_bytes;
   const int64_t enough = (group_positions + p.positions - 1) / p.positions;
   const int64_t group = cached > enough ? cached : enough;
   for (int64_t left = p.samples; left > 0; left -= group) {
@@ -191,7 +190,7 @@ void channels_last(T* out, const T* in, int64_t images, int64_t channels, int64_
   extern "C" void add_##NAME(T* total, const T* x, const T* delta, const int64_t* position,      \
                              const int64_t* run, const int64_t* sizes, int64_t threads) {        \
     add<T>({total, x, delta, position, run, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4],    \
-            sizes[5], sizes[6], sizes[7], sizes[8], sizes[9]},                                   \
+            sizes[5], sizes[6], sizes[7], sizes[8], sizes[9], sizes[10]},                        \
            static_cast<int>(threads));                                                           \
   }                                                                                              \
   extern "C" void channels_last_##NAME(T* out, const T* in, const int64_t* sizes,                \

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,12 +62,12 @@ def add_products(total: Tensor, x: Tensor, delta: Tensor, settings: "Settings") 
     features = x.shape[2]
     step = settings.samples(2 * (x[0].numel() + delta[0].numel()), total)
     for a, d in zip(torch.split(x, step), torch.split(delta, step), strict=True):
-        a = a.contiguous() if features % _lanes(a.dtype) == 0 else _with_slack(a)
-        d = d.contiguous()
-        positions = [p * features for p in range(a.shape[1])]
-        _call(
-            target, a, d, positions, [0], features, 0, len(target), target.shape[1], settings.power
-        )
+        if a.stride(2) != 1 or features % _lanes(a.dtype) != 0:
+            a = _with_slack(a)
+        d = d if d.stride(2) == 1 else d.contiguous()
+        positions = [p * a.stride(1) for p in range(a.shape[1])]
+        layout = _Layout(positions, [0], features, d.stride(1), target.shape[1])
+        _call(target, a, d, layout, settings.power)
     if target is not total:
         total.add_(target)
 
@@ -106,18 +107,8 @@ def add_convolutions(
         for group in range(convolution.groups):
             part = slice(group * own, (group + 1) * own)
             shifted = [r + group * channels for r in runs]
-            _call(
-                sums[part],
-                a_last,
-                d_last,
-                places,
-                shifted,
-                length,
-                part.start,
-                own,
-                sums[0].numel(),
-                settings.power,
-            )
+            layout = _Layout(places, shifted, length, rows, sums[0].numel())
+            _call(sums[part], a_last, d_last[..., part], layout, settings.power)
     total.add_(sums.movedim(-1, 1))
 
 
@@ -169,40 +160,48 @@ def _channels_last(x: Tensor, sides: Sequence[tuple[int, int]], padded: Sequence
     return result
 
 
-def _call(
-    total: Tensor,
-    x: Tensor,
-    delta: Tensor,
-    positions: Sequence[int],
-    runs: Sequence[int],
-    run_length: int,
-    first_row: int,
-    rows: int,
-    total_row: int,
-    power: int,
-) -> None:
-    samples = len(x)
-    all_rows = delta.shape[-1]
+@dataclass(frozen=True)
+class _Layout:
+    """Where a sample's operands are, as offsets from its first number.
+
+    Args:
+        positions: Offset of each position in the input.
+        runs: Offset of each run of columns.
+        run_length: Columns of a run.
+        delta_row: Distance between positions in the output's gradient.
+        total_row: Distance between rows of the result.
+    """
+
+    positions: Sequence[int]
+    runs: Sequence[int]
+    run_length: int
+    delta_row: int
+    total_row: int
+
+
+def _call(total: Tensor, x: Tensor, delta: Tensor, layout: _Layout, power: int) -> None:
+    if x.numel() == 0 or delta.numel() == 0:
+        return
     sizes = [
-        samples,
-        len(positions),
-        rows,
-        len(runs),
-        run_length,
-        x[0].numel(),
-        delta[0].numel(),
-        all_rows,
-        total_row,
+        len(x),
+        len(layout.positions),
+        len(total),
+        len(layout.runs),
+        layout.run_length,
+        x.stride(0),
+        delta.stride(0),
+        layout.delta_row,
+        layout.total_row,
         power,
+        (x[0].numel() + delta[0].numel()) * x.element_size(),
     ]
     function = getattr(_library(), f"add_{_NAMES[x.dtype]}")
-    start = delta.data_ptr() + first_row * delta.element_size()
     function(
         _pointer(total),
         _pointer(x),
-        ctypes.c_void_p(start),
-        _integers(positions),
-        _integers(runs),
+        _pointer(delta),
+        _integers(layout.positions),
+        _integers(layout.runs),
         _integers(sizes),
         torch.get_num_threads(),
     )
