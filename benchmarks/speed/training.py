@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torchvision
 from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.training.supervised import Naive
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.speed.timing import interleaved
-from mas_avalanche.alexnet import MultiHeadAlexNet
 from mas_avalanche.tensor_batches import BatchDataset, TensorBatches
 
 __all__ = ["measure_training"]
@@ -39,7 +39,7 @@ def _workloads() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], in
     return {
         "MLP 784-400-400-10, batch 128": (_mlp, (784,), 10_000, 128),
         "CNN on 3x32x32, batch 128": (_cnn, (3, 32, 32), 1_280, 128),
-        "AlexNet on 3x224x224, batch 32": (_alexnet, (3, 224, 224), 96, 32),
+        "AlexNet on 3x224x224, batch 32": (_alexnet, (3, 224, 224), 64, 32),
     }
 
 
@@ -57,18 +57,9 @@ def _cnn() -> nn.Module:
     )  # fmt: skip
 
 
-class _SingleHead(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = MultiHeadAlexNet(num_classes=[10])
-
-    def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.net(x, 0)
-        return output
-
-
 def _alexnet() -> nn.Module:
-    return _SingleHead()
+    model: nn.Module = torchvision.models.alexnet(num_classes=10)
+    return model
 
 
 def _measure(

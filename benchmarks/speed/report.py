@@ -1,0 +1,192 @@
+"""The page of the timings: a pure function of their record."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.render import page
+from benchmarks.render.tables import Cell, Column, Row, Table
+
+__all__ = ["build"]
+
+_METHODS = {
+    "ours": "mas_avalanche",
+    "ours-without-kernel": "mas_avalanche, without the compiled kernel",
+    "plain": "plain mini-batch pass",
+    "one-at-a-time": "one sample at a time",
+    "vmap": "torch.func.vmap",
+    "backpack": "BackPACK",
+    "opacus": "Opacus",
+    "naive": "no penalty",
+    "gradient": "mas_avalanche, gradient form",
+    "proximal": "mas_avalanche, proximal form",
+    "avalanche": "Avalanche's MASPlugin",
+}
+
+
+def build(record: Mapping[str, Any]) -> dict[str, bytes]:
+    """Make the files of the page.
+
+    Args:
+        record: What ``python -m benchmarks speed`` has measured.
+
+    Returns:
+        Content by path within the folder: ``README.md`` and ``index.html``.
+    """
+    sections = [
+        {
+            "name": "importance",
+            "title": "Importance",
+            "text": _IMPORTANCE,
+            "tables": [_importance_table(case) for case in record["importance"]["cases"]],
+        },
+        {
+            "name": "profile",
+            "title": "Where the time of importance goes",
+            "text": _PROFILE,
+            "tables": [_profile_table(case) for case in record["importance"]["cases"]],
+        },
+        {
+            "name": "penalty",
+            "title": "Penalty",
+            "text": _PENALTY,
+            "tables": [_penalty_table(record["penalty"])],
+        },
+        {
+            "name": "training",
+            "title": "Training through Avalanche",
+            "text": _TRAINING,
+            "tables": [_training_table(name, table) for name, table in record["training"].items()],
+        },
+    ]
+    environment = {**record["importance"]["environment"], **record["provenance"]}
+    context = {
+        "sections": sections,
+        "environment": sorted((key, str(value)) for key, value in environment.items()),
+    }
+    return {
+        "README.md": page.write("speed.md.j2", context),
+        "index.html": page.write("speed.html.j2", context),
+    }
+
+
+_IMPORTANCE = (
+    "The yardstick is a plain mini-batch forward and backward pass on the same data. It computes "
+    "the wrong thing, the gradient of the mini-batch, but it is the least that anyone can pay. "
+    "Every round times each method once, in turn; ratios are taken round by round, and the medians "
+    "are shown. Peers compute the same numbers as we do: the last column is the largest relative "
+    "difference over the tensors. Memory is the peak beyond model and data in a fresh process; it "
+    "includes activations, which the plain pass needs too."
+)
+_PROFILE = (
+    "The operations that take the most time by themselves, as torch's profiler sees them, in our "
+    "pass and in the plain one. What ours has beyond the plain pass is the magnitude: each "
+    "per-sample kernel gradient of a convolution has to be formed before its absolute value can be "
+    "taken, so that part is bound by the cache, not by arithmetic. Linear layers that are fed one "
+    "vector a sample need no per-sample gradient at all: one product of magnitudes is exact."
+)
+_PENALTY = (
+    "One training step of MultiHeadAlexNet through Avalanche's own loop; candidates differ in the "
+    "plugins alone, and the learning rate is zero so that all work on the same weights."
+)
+_TRAINING = (
+    "One epoch of training and one evaluation pass, by a plain loop over tensors, through "
+    "Avalanche on mini-batches cut from tensors (`TensorBatches`), and through Avalanche as it is."
+)
+
+
+def _importance_table(case: Mapping[str, Any]) -> Table:
+    rows = []
+    for name, found in case["methods"].items():
+        samples = case["batch_size"] * case["batches"]
+        error = found["relative_error"]
+        rows.append(
+            Row(
+                (
+                    Cell(_METHODS[name]),
+                    _number(found["ratio"], "{:.2f}"),
+                    _number(1e3 * found["median_seconds"] / samples, "{:.3g}"),
+                    _number(_mebibytes(found["peak_bytes"]), "{:,.0f}"),
+                    _number(error, "{:.0e}"),
+                )
+            )
+        )
+    columns = (
+        Column("method", numeric=False),
+        Column("time / plain pass"),
+        Column("ms a sample"),
+        Column("peak memory, MiB"),
+        Column("relative difference"),
+    )
+    size = f"{case['parameters']:,} parameters, {4 * case['parameters'] / 2**20:,.0f} MiB"
+    return Table(f"importance-{case['name']}", f"{case['title']} ({size})", columns, tuple(rows))
+
+
+def _profile_table(case: Mapping[str, Any]) -> Table:
+    share = {
+        name: {entry["operation"]: entry["share"] for entry in entries}
+        for name, entries in case["profile"].items()
+    }
+    names = sorted(
+        share["ours"].keys() | share["plain"].keys(),
+        key=lambda n: (-share["ours"].get(n, 0.0), -share["plain"].get(n, 0.0), n),
+    )
+    rows = tuple(
+        Row(
+            (
+                Cell(name),
+                _number(_percent(share["ours"].get(name)), "{:.1f} %"),
+                _number(_percent(share["plain"].get(name)), "{:.1f} %"),
+            )
+        )
+        for name in names[:10]
+    )
+    columns = (Column("operation", numeric=False), Column("of ours"), Column("of the plain pass"))
+    return Table(f"profile-{case['name']}", case["title"], columns, rows)
+
+
+def _penalty_table(found: Mapping[str, Any]) -> Table:
+    title = (
+        f"{found['what']}, {found['parameters']:,} parameters, batch {found['batch_size']}, "
+        f"{found['image_size']} pixels"
+    )
+    return _ratio_table("penalty", title, "time / no penalty", found["results"])
+
+
+def _training_table(name: str, found: Mapping[str, Any]) -> Table:
+    slug = "".join(letter if letter.isalnum() else "-" for letter in name.lower())
+    return _ratio_table(f"training-{slug}", name, "time / plain loop", found)
+
+
+def _ratio_table(name: str, title: str, ratio: str, results: Mapping[str, Any]) -> Table:
+    rows = tuple(
+        Row(
+            (
+                Cell(_METHODS.get(candidate, candidate)),
+                _number(found["ratio"], "{:.2f}"),
+                Cell("{:.2f} to {:.2f}".format(*found["ratio_range"])),
+                _number(found["seconds"], "{:.3g}"),
+                _number(found["rounds"], "{:d}"),
+            )
+        )
+        for candidate, found in results.items()
+    )
+    columns = (
+        Column("candidate", numeric=False),
+        Column(ratio),
+        Column("range over rounds"),
+        Column("seconds, median"),
+        Column("rounds"),
+    )
+    return Table(name, title, columns, rows)
+
+
+def _number(value: float | None, form: str) -> Cell:
+    return Cell("–") if value is None else Cell(form.format(value), order=float(value))
+
+
+def _mebibytes(value: int | None) -> float | None:
+    return None if value is None else value / 2**20
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value
