@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from benchmarks import provenance
+from benchmarks.files import write_atomic
 from benchmarks.speed.importance import CASES, measure
 from benchmarks.speed.penalty import measure_penalty
 from benchmarks.speed.report import build
 from benchmarks.speed.training import measure_training
-from benchmarks.store import write_atomic
 
 __all__ = ["main", "write_page"]
 
