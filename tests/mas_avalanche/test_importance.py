@@ -288,6 +288,28 @@ def test_sequences_of_several_lengths_are_planned_one_by_one():
     assert_equal(estimate_importance(model, parts), expected)
 
 
+def test_values_read_back_into_python_are_read_for_each_mini_batch():
+    model = zoo.Lambda(
+        lambda s, x: s.a(torch.lerp(x, s.p, float(x[0, 0]))), a=nn.Linear(4, 3), p=zoo.parameter(4)
+    ).double()
+    parts = [inputs(3), inputs(2)]
+    for part, value in zip(parts, (0.25, 0.75), strict=True):
+        part[:, 0] = value  # shared by the samples of a mini-batch
+    assert_equal(estimate_importance(model, parts), oracles.importance(model, torch.cat(parts)))
+
+
+def test_a_plan_from_too_few_samples_is_made_anew():
+    model, x = zoo.case("windows").build()
+    engine = _Engine(model.eval(), resolve("squared_l2"), Settings(1, 2**20), False, True)
+    found = []
+    for part in x.split([1, 4]):
+        engine.add(MiniBatch(part, None, None))
+        (planned,) = engine.plans.values()
+        found.append(planned.distinct)
+    assert found == [1, 3]
+    assert_equal(engine.result(5, ""), oracles.importance(model, x))
+
+
 def test_max_samples_cuts_a_mini_batch():
     model, x = mlp(), inputs(9)
     expected = oracles.importance(model, x[:5])
