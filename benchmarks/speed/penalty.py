@@ -1,6 +1,5 @@
 """What a penalty costs: one training step of AlexNet, through Avalanche's own loop."""
 
-import platform
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from avalanche.training.utils import ParamData
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from benchmarks import provenance
 from benchmarks.speed.timing import interleaved
 from mas_avalanche.alexnet import MultiHeadAlexNet
 from mas_avalanche.plugin import MASPlugin
@@ -90,7 +90,7 @@ def measure_penalty(
         "image_size": image_size,
         "width": width,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "device": torch.cuda.get_device_name() if device != "cpu" else platform.processor(),
+        "device": provenance.processor(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "results": results,
