@@ -19,7 +19,7 @@ R = [
 
 
 def test_hand_worked_matrix():
-    values = metrics.metric_values(R, initial=[0.1, 0.2, 0.1], joint=[1.0, 0.9, 0.9])
+    values = metrics.metric_values(R, initial=[0.05, 0.2, 0.1], joint=[1.0, 0.9, 0.9])
     assert values == pytest.approx(
         {
             "average_accuracy": (0.5 + 0.6 + 1.0) / 3,

@@ -44,7 +44,8 @@ def small():
 def test_bytes_depend_neither_on_order_nor_on_the_users_matplotlib(small):
     study, files = small
     records = synthetic.records(study)[::-1]
-    with mpl.rc_context({"font.size": 20, "svg.hashsalt": None, "axes.facecolor": "red"}):
+    users = {"font.size": 20, "svg.hashsalt": None, "xtick.direction": "in", "xtick.top": True}
+    with mpl.rc_context(users):
         again = render.build(study, records)
     assert again.keys() == files.keys()
     assert [name for name in files if again[name] != files[name]] == []
