@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import Record, read_lines, write_lines
-from benchmarks.render import page
+from benchmarks.render import page, timings
 from benchmarks.render.analysis import StudyResult, analyse
 from benchmarks.render.comparison import compare
 from benchmarks.render.content import Content, TableBlock, compose
@@ -31,6 +31,9 @@ from benchmarks.study import Study, load
 __all__ = ["build", "check", "compare", "index", "render"]
 
 _OWNED = ("figures", "tables")
+
+TIMINGS = "record.json"
+"""Record of ``python -m benchmarks speed``, in its folder."""
 
 
 def render(study: Study, records: Sequence[Record], out: Path) -> None:
@@ -105,6 +108,11 @@ def check(reports: Path, find: Callable[[str], Study] = load) -> list[str]:
     reports = Path(reports)
     found = []
     for folder in sorted(path for path in reports.iterdir() if path.is_dir()):
+        measured = folder / TIMINGS
+        if measured.is_file():
+            files = timings.build(json.loads(measured.read_text(encoding="utf-8")))
+            found += differences(folder, files, ())
+            continue
         records = folder / "records.jsonl"
         if not records.is_file():
             found.append(f"{records} is missing, so nothing in {folder} can be checked.")
@@ -156,7 +164,8 @@ def _finite(value: float | None) -> float | None:
 
 def _index_files(reports: Path) -> dict[str, bytes]:
     studies = [_read_summary(path) for path in sorted(reports.glob("*/summary.json"))]
-    context = {"studies": studies}
+    measured = [path.parent.name for path in sorted(reports.glob(f"*/{TIMINGS}"))]
+    context = {"studies": studies, "timings": measured, "timings_title": timings.TITLE}
     return {
         "README.md": page.write("index.md.j2", context),
         "index.html": page.write("index.html.j2", context),

@@ -10,14 +10,13 @@ import torch
 
 from benchmarks import provenance
 from benchmarks.files import write_atomic
+from benchmarks.render import TIMINGS
+from benchmarks.render.timings import build
 from benchmarks.speed.importance import CASES, measure
 from benchmarks.speed.penalty import measure_penalty
-from benchmarks.speed.report import build
 from benchmarks.speed.training import measure_training
 
 __all__ = ["main", "write_page"]
-
-RECORD = "record.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.page_only:
         options.out.mkdir(parents=True, exist_ok=True)
         record = _measure(options.rounds, options.threads, options.case)
-        write_atomic(options.out / RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n")
+        write_atomic(options.out / TIMINGS, json.dumps(record, indent=1, sort_keys=True) + "\n")
     write_page(options.out)
     print(f"The page lies at {options.out / 'index.html'}")
     return 0
@@ -58,7 +57,7 @@ def write_page(folder: Path) -> None:
     Args:
         folder: Holds ``record.json``.
     """
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    record = json.loads((folder / TIMINGS).read_text(encoding="utf-8"))
     for name, content in build(record).items():
         write_atomic(folder / name, content)
 

@@ -6,7 +6,9 @@ from typing import Any
 from benchmarks.render import page
 from benchmarks.render.tables import Cell, Column, Row, Table
 
-__all__ = ["build"]
+__all__ = ["TITLE", "build"]
+
+TITLE = "What exactness, the penalty and Avalanche cost"
 
 _METHODS = {
     "ours": "mas_avalanche",
@@ -60,6 +62,7 @@ def build(record: Mapping[str, Any]) -> dict[str, bytes]:
     ]
     environment = {**record["importance"]["environment"], **record["provenance"]}
     context = {
+        "title": TITLE,
         "sections": sections,
         "environment": sorted((key, str(value)) for key, value in environment.items()),
     }
