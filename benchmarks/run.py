@@ -254,6 +254,8 @@ class _Trial:
         self.plugins = method.make(config.strength, **config.method_options)
         _reseed(derive_seed(config.seed, "initialisation"))
         model = models.build(config.model, stream, config.model_options).to(self.device)
+        # Convolutions of few channels take about two thirds of the time in this layout.
+        model = model.to(memory_format=torch.channels_last)
         self.model = model
         tasks = experiences(stream)
         probe = _Probe(stream, self.device)
@@ -458,9 +460,11 @@ def _count_numbers(kept: Any, seen: set[int]) -> int:
 def _optimizer(model: nn.Module, training: Training) -> Optimizer:
     rate, decay = training.learning_rate, training.weight_decay
     if training.optimizer == "sgd":
-        return SGD(model.parameters(), lr=rate, weight_decay=decay, momentum=training.momentum)
+        return SGD(
+            model.parameters(), lr=rate, weight_decay=decay, momentum=training.momentum, fused=True
+        )
     kind = Adam if training.optimizer == "adam" else AdamW
-    return kind(model.parameters(), lr=rate, weight_decay=decay)
+    return kind(model.parameters(), lr=rate, weight_decay=decay, fused=True)
 
 
 def _union(tasks: Sequence[DatasetExperience]) -> DatasetExperience:
