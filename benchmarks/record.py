@@ -169,12 +169,12 @@ def _refuse_constant(word: str) -> Any:
 
 
 def _check_format(found: Any, where: str) -> None:
-    if found == FORMAT:
-        return
     if not isinstance(found, int) or isinstance(found, bool):
         raise RecordError(
             f"Expected {where} to have `format` {FORMAT}, got {found!r:.60}: it is no record."
         )
+    if found == FORMAT:
+        return
     if found < FORMAT:
         raise RecordError(
             f"Expected {where} to have `format` {FORMAT}, got the older format {found}. "
