@@ -76,6 +76,15 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(do=do)
     report = commands.add_parser("report", help="make a study's report from its records")
     _add_study(report, optional=True)
+    report.add_argument(
+        "other",
+        nargs="?",
+        metavar="OTHER",
+        help="compare STUDY with this one; either may also be a folder of a report or its records",
+    )
+    report.add_argument(
+        "--into", type=Path, help="folder of the comparison (default: comparisons/STUDY-OTHER)"
+    )
     report.add_argument("--all", action="store_true", help="every study with published records")
     report.add_argument(
         "--check",
@@ -251,6 +260,8 @@ def _bench(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     if options.all == (options.study is not None):
         raise ValueError("Expected either a STUDY or --all, not both and not none.")
+    if options.other is not None:
+        return _compare(options)
     if options.check:
         return _check(options)
     if options.all:
@@ -260,6 +271,16 @@ def _report(options: argparse.Namespace) -> int:
     for name in studies:
         study = load(name)
         _render(study, _reported(study, options), options.out)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from benchmarks.render import compare
+
+    names = "-".join(Path(place).stem for place in (options.study, options.other))
+    into = options.into or Path("comparisons") / names
+    print(compare(options.study, options.other, into, reports=options.out))
+    print(f"The comparison lies at {into / 'README.md'} (and index.html beside it).")
     return 0
 
 

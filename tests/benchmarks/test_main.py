@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from benchmarks import provenance
 from benchmarks.__main__ import main
+from benchmarks.record import write_lines
 from benchmarks.selection import Plan
 from benchmarks.store import Store
 from tests.benchmarks.studies import smoke_study, smoke_table, to_toml
@@ -174,3 +176,23 @@ def test_commands_of_other_modules_get_their_own_words(capsys):
         main(["data", "--help"])
     assert caught.value.code == 0
     assert "benchmarks data" in capsys.readouterr().out
+
+
+def test_two_reports_are_put_side_by_side(tmp_path, capsys):
+    for name, accuracy in (("first", 0.75), ("second", 0.5)):
+        plan = finish_all(smoke_study(), Store(tmp_path / name, "smoke"))
+        records = [
+            replace(
+                record,
+                accuracy=dict.fromkeys(record.accuracy, ((1.0, 0.5), (accuracy, 1.0))),
+            )
+            for record in plan.records.values()
+        ]
+        (tmp_path / name / "records.jsonl").write_text(write_lines(records), encoding="utf-8")
+    into = tmp_path / "both"
+    places = [str(tmp_path / name) for name in ("first", "second")]
+    assert main(["report", *places, "--into", str(into)]) == 0
+    assert f"The comparison lies at {into}/README.md" in capsys.readouterr().out
+    assert "−12.5" in (into / "README.md").read_text(encoding="utf-8")
+    assert main(["report", places[0], str(tmp_path / "nowhere"), "--into", str(into)]) == 2
+    assert "nowhere" in capsys.readouterr().err
