@@ -460,9 +460,9 @@ def _count_numbers(kept: Any, seen: set[int]) -> int:
 def _optimizer(model: nn.Module, training: Training) -> Optimizer:
     rate, decay = training.learning_rate, training.weight_decay
     if training.optimizer == "sgd":
-        return SGD(
-            model.parameters(), lr=rate, weight_decay=decay, momentum=training.momentum, fused=True
-        )
+        # Not fused: torch's fused form fails where weights get their first gradient at other times,
+        # as the heads of a joint run do.
+        return SGD(model.parameters(), lr=rate, weight_decay=decay, momentum=training.momentum)
     kind = Adam if training.optimizer == "adam" else AdamW
     return kind(model.parameters(), lr=rate, weight_decay=decay, fused=True)
 

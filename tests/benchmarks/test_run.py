@@ -322,3 +322,11 @@ def test_what_a_method_holds_important_is_summed_up_by_task_and_layer():
     histogram = last["trunk.1"]["histogram"]
     assert sum(histogram["counts"]) + histogram["num_zero"] == 65 * 16
     assert execute(smoke_config()).importance is None
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_joint_trains_with_every_optimizer(optimizer):
+    training = {"optimizer": optimizer, "learning_rate": 1e-3, "epochs": 1, "batch_size": 64}
+    momentum = {"momentum": 0.9} if optimizer == "sgd" else {}
+    record = execute(smoke_config("joint", training={**training, **momentum}))
+    assert record.status == "finished", record.error
