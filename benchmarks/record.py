@@ -6,6 +6,7 @@ matrix, times, memory, versions, and what happened if the run did not finish. Ev
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 from benchmarks.schema import from_table
 
-__all__ = ["FORMAT", "Record", "RecordError", "read_lines", "write_lines"]
+__all__ = ["FORMAT", "Record", "RecordError", "read_lines", "table_key", "write_lines"]
 
 FORMAT = 1
 """Version of the record's layout; it is raised when the meaning of a field changes."""
@@ -135,6 +136,20 @@ class Record:
         except ValueError as error:
             raise RecordError(str(error)) from error
         return record
+
+
+def table_key(table: Mapping[str, Any], code_version: str) -> str:
+    """Hash a configuration together with the code that it is run by.
+
+    Args:
+        table: The configuration as plain data.
+        code_version: Hash of the sources that can change results.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    text = json.dumps({"config": table, "code": code_version}, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_lines(path: Path) -> list[Record]:

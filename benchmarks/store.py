@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.files import write_atomic
-from benchmarks.record import Record, RecordError
-from benchmarks.study import table_key
+from benchmarks.record import Record, RecordError, table_key
 
 __all__ = ["Store", "StoreError"]
 

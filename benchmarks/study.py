@@ -6,7 +6,6 @@ reported. A file with a mistake is refused in one sentence that names the place.
 """
 
 import dataclasses
-import hashlib
 import inspect
 import json
 import tomllib
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import methods, models, streams
+from benchmarks.record import table_key
 from benchmarks.schema import check_known, from_table
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "available",
     "load",
     "parse",
-    "table_key",
 ]
 
 FOLDER = Path(__file__).parent / "studies"
@@ -179,20 +178,6 @@ class RunConfig:
             code_version: Hash of the sources that can change results.
         """
         return table_key(self.to_table(), code_version)
-
-
-def table_key(table: Mapping[str, Any], code_version: str) -> str:
-    """Hash a configuration together with the code that it is run by.
-
-    Args:
-        table: The configuration as plain data.
-        code_version: Hash of the sources that can change results.
-
-    Returns:
-        16 hexadecimal digits.
-    """
-    text = json.dumps({"config": table, "code": code_version}, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def available() -> list[str]:
