@@ -32,7 +32,10 @@ def main() -> None:
     stream = nc_benchmark(data, data, n_experiences=2, task_labels=False, shuffle=False)
     model = SimpleMLP(num_classes=4, input_size=6, hidden_size=8)
     strategy = mas_avalanche.MAS(
-        model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.05), evaluator=None
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.05),
+        criterion=torch.nn.CrossEntropyLoss(),
+        evaluator=None,
     )
     for experience in stream.train_stream:
         strategy.train(experience)
