@@ -1,32 +1,11 @@
 """Folders of files, written and compared as a whole."""
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["differences", "replace_folder", "write_file"]
+from benchmarks.files import write_atomic
 
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Args:
-        path: Where; missing folders are made.
-        content: What.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+__all__ = ["differences", "replace_folder"]
 
 
 def replace_folder(folder: Path, files: Mapping[str, bytes], owned: tuple[str, ...]) -> None:
@@ -40,7 +19,9 @@ def replace_folder(folder: Path, files: Mapping[str, bytes], owned: tuple[str, .
     for name, content in sorted(files.items()):
         path = folder / name
         if not path.is_file() or path.read_bytes() != content:
-            write_file(path, content)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, content)
+            path.chmod(0o644)  # reports are served to others
     for name in owned:
         for path in sorted((folder / name).glob("*")):
             if path.is_file() and path.relative_to(folder).as_posix() not in files:
