@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Literal
 
 from benchmarks import provenance
-from benchmarks.data import MissingData
+from benchmarks.data import DataError
 from benchmarks.record import Record, RecordError
 from benchmarks.selection import Plan
 from benchmarks.store import Store, StoreError
@@ -282,7 +282,7 @@ def _work(connection: Connection, root: Path, settings: Settings) -> None:
         id, config = work
         try:
             answer = _do(id, config, Store(root, config.study), settings)
-        except (StoreError, RecordError, MissingData) as error:
+        except (StoreError, RecordError, DataError) as error:
             answer = "error", str(error)
         connection.send(answer)
 

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from benchmarks import methods, models, provenance, streams
-from benchmarks.data import MissingData
+from benchmarks.data import DataError
 from benchmarks.files import write_atomic
 from benchmarks.record import Record
 from benchmarks.streams import Split, Stream
@@ -143,7 +143,7 @@ def execute(
         The record. The random state of the process is left as it was.
 
     Raises:
-        MissingData: If the data set is not at hand: that tells nothing about the method.
+        DataError: If the data set is missing or damaged: that tells nothing about the method.
     """
     id = config.key(provenance.code_version())
     keeper = None if checkpoint is None else _Keeper(checkpoint, id, checkpoint_every)
@@ -153,7 +153,7 @@ def execute(
     with _settings(config.threads, device):
         try:
             trial.train()
-        except MissingData:
+        except DataError:
             raise
         except DivergenceError as caught:
             status, error = "diverged", _describe(caught, trace=False)
@@ -357,7 +357,7 @@ class _Trial:
             }
         if self.model is not None:
             trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-            stored = sum(_count_stored(plugin) for plugin in self.plugins)
+            stored = sum(plugin.num_stored() for plugin in self.plugins)
             found["parameters"] = {"trainable": trainable, "stored_extra": stored}
         return found
 
@@ -431,30 +431,6 @@ class _Keeper:
             return None
         usable = isinstance(state, dict) and state.get("id") == self.id
         return state if usable else None
-
-
-def _count_stored(plugin: Any) -> int:
-    """Count the numbers that a plugin keeps; one that does not say so is searched for tensors."""
-    if hasattr(plugin, "num_stored"):
-        return int(plugin.num_stored())
-    return _count_numbers(plugin, set())
-
-
-def _count_numbers(kept: Any, seen: set[int]) -> int:
-    if id(kept) in seen:
-        return 0
-    seen.add(id(kept))
-    if isinstance(kept, Tensor):
-        return kept.numel() if kept.ndim else 0  # a lone number is bookkeeping
-    if isinstance(kept, nn.Module):
-        return sum(_count_numbers(t, seen) for t in (*kept.parameters(), *kept.buffers()))
-    if isinstance(kept, Mapping):
-        return sum(_count_numbers(value, seen) for value in kept.values())
-    if isinstance(kept, list | tuple):
-        return sum(_count_numbers(value, seen) for value in kept)
-    if type(kept).__module__.startswith(("mas_avalanche.", "avalanche.training.")):
-        return _count_numbers(vars(kept), seen)
-    return 0
 
 
 def _optimizer(model: nn.Module, training: Training) -> Optimizer:

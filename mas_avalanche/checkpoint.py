@@ -11,11 +11,11 @@ plugin knows can be kept apart and loaded safely, see ``MASPlugin.state_dict``.
 """
 
 import os
+import secrets
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
@@ -66,13 +66,14 @@ def save_checkpoint(
         exclude: Attributes of the strategy to leave out.
     """
     target = Path(path)
-    with NamedTemporaryFile(dir=target.parent, prefix=target.name, delete=False) as file:
-        try:
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
             with picklable_optimizers():
                 _avalanche_save(strategy, file, exclude)
             file.flush()
             os.fsync(file.fileno())
-            Path(file.name).replace(target)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

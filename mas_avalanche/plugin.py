@@ -171,6 +171,10 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.importance = merge_importance(old, importance)
         self.anchor = take_anchor(model, self.importance)
 
+    def num_stored(self) -> int:
+        """Count the numbers kept beside the model between experiences."""
+        return sum(t.numel() for t in (*self.importance.values(), *self.anchor.values()))
+
     def state_dict(self) -> dict[str, Any]:
         """Return what has been learned about importance, as plain tensors, numbers and strings.
 

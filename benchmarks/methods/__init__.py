@@ -26,7 +26,8 @@ class Method:
         title: Name in reports.
         strength: Symbol of the tuned number, None where there is nothing to tune.
         default_grid: Strengths to try where a study names none, strongest first.
-        plugins: ``plugins(strength, **options)`` gives fresh plugins for one run. Its keyword-only
+        plugins: ``plugins(strength, **options)`` gives fresh plugins for one run, each with a method
+            ``num_stored()`` that counts the numbers kept beside the model. Its keyword-only
             parameters are the method's options.
         joint: Whether it trains once on the union of all tasks.
         paper: Citation.
@@ -72,6 +73,7 @@ class Method:
         Raises:
             ValueError: If an option is unknown, or ``strength`` is missing, superfluous, negative
                 or not finite.
+            TypeError: If a plugin does not count what it stores.
         """
         for option in options:
             if option not in self.options():
@@ -91,7 +93,14 @@ class Method:
                 f"Expected the strength of method {self.name!r} ({self.strength}) to be finite "
                 f"and not negative, got {strength}."
             )
-        return self.plugins(strength, **options)
+        plugins = self.plugins(strength, **options)
+        for plugin in plugins:
+            if not callable(getattr(plugin, "num_stored", None)):
+                raise TypeError(
+                    f"Expected each plugin of method {self.name!r} to have `num_stored()`, got "
+                    f"{type(plugin).__name__} without. Reports state what a method stores."
+                )
+        return plugins
 
 
 def names() -> tuple[str, ...]:

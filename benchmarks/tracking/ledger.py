@@ -1,9 +1,10 @@
 """Which records were mirrored to a folder, so that none is mirrored twice."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from benchmarks.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,7 @@ def write(folder: Path, run_id: str, entry: Entry) -> None:
     """
     path = _path(folder, run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(asdict(entry), file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_atomic(path, json.dumps(asdict(entry)))
 
 
 def is_sent(folder: Path, entry: Entry) -> bool:

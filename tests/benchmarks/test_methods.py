@@ -9,7 +9,6 @@ from benchmarks.methods import Method
 from benchmarks.methods._shipped import count_numbers
 from mas_avalanche.baselines import EWCPlugin
 from mas_avalanche.heads import MultiHeadModel
-from mas_avalanche.plugin import MASPlugin
 from tests.continual import NUM_FEATURES, experiences, largest_difference, plain_sgd, train
 
 ALL = [
@@ -94,6 +93,11 @@ def test_a_grid_must_fall_and_go_with_a_strength():
         Method("m", "M", None, (1.0,), list)
 
 
+def test_a_plugin_that_does_not_count_what_it_stores_is_refused():
+    with pytest.raises(TypeError, match=r"method 'm' to have `num_stored\(\)`, got object without"):
+        Method("m", "M", None, (), lambda strength: [object()]).make(None)
+
+
 def multi_head_model():
     torch.manual_seed(0)
     return MultiHeadModel(nn.Sequential(nn.Linear(NUM_FEATURES, 8), nn.ReLU()), 8, [3, 3, 3])
@@ -118,8 +122,7 @@ def test_each_tuned_method_acts_and_counts_what_it_stores(name, naive):
     copies = {"avalanche_ewc": 6, "avalanche_si": 5, "lwf": 1, "avalanche_lwf": 1}.get(name, 2)
     kept = count_numbers(plugin, beside=model)
     assert 0 < kept <= copies * size + 4  # a few single numbers
-    if not isinstance(plugin, MASPlugin):
-        assert kept - 4 <= plugin.num_stored() <= kept
+    assert kept - 4 <= plugin.num_stored() <= kept
 
 
 def test_numbers_are_counted_once_and_without_the_model_s():

@@ -12,6 +12,11 @@ from benchmarks.run import derive_seed, execute, experiences
 from tests.benchmarks.studies import smoke_config
 
 
+class StoresNothing(SupervisedPlugin):
+    def num_stored(self):
+        return 0
+
+
 @pytest.fixture
 def method(monkeypatch):
     """Let the test put a plugin in place of the naive method."""
@@ -175,7 +180,7 @@ def test_a_joint_minibatch_has_one_task_and_an_epoch_every_sample_once():
 
 
 def test_a_run_that_leaves_the_finite_numbers_is_recorded_as_diverged(method):
-    class Explodes(SupervisedPlugin):
+    class Explodes(StoresNothing):
         def before_training_exp(self, strategy, **kwargs):
             if strategy.position == 2:
                 with torch.no_grad():
@@ -198,7 +203,7 @@ def test_a_strength_beyond_the_stable_range_diverges_and_says_so():
 
 
 def test_weights_that_explode_in_the_last_step_are_noticed(method):
-    class Explodes(SupervisedPlugin):
+    class Explodes(StoresNothing):
         def after_update(self, strategy, **kwargs):
             if strategy.clock.train_epoch_iterations == len(strategy.dataloader) - 1:
                 with torch.no_grad():
@@ -212,7 +217,7 @@ def test_weights_that_explode_in_the_last_step_are_noticed(method):
 
 
 def test_a_run_that_fails_is_recorded_with_its_traceback(method):
-    class Breaks(SupervisedPlugin):
+    class Breaks(StoresNothing):
         def after_training_exp(self, strategy, **kwargs):
             raise KeyError("oh")
 
