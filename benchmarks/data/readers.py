@@ -193,13 +193,15 @@ def _unpickled(path: Path) -> dict[str, Any]:
         return content
 
 
-def _cifar_batch(path: Path, key: str) -> tuple[UInt8Array, Int64Array]:
+def _cifar_batch(path: Path, key: str, classes: int) -> tuple[UInt8Array, Int64Array]:
     batch = _unpickled(path)
     with _reading(path):
         x = np.asarray(batch["data"])
         if x.dtype != np.uint8:
             raise ValueError(f"pixels of type {x.dtype}")
-        return x.reshape(-1, 3, 32, 32).copy(), np.asarray(batch[key], dtype=np.int64)
+        x, y = x.reshape(-1, 3, 32, 32).copy(), np.asarray(batch[key], dtype=np.int64)
+    _check_pair(x, y, classes, path)
+    return x, y
 
 
 def _cifar(
@@ -213,18 +215,21 @@ def _cifar(
             raise DamagedData(
                 f"Expected {folder / meta} to name {classes} classes, got {len(class_names)}."
             )
-        x, y = _cifar_batch(folder / train[0], label_key)
-        for name in train[1:]:
-            more, labels = _cifar_batch(folder / name, label_key)
-            have = len(x)
-            # In place, so that the images are never in memory twice.
-            x.resize((have + len(more), *x.shape[1:]), refcheck=False)
-            x[have:] = more
-            y = np.concatenate([y, labels])
-        _check_pair(x, y, classes, folder / train[0])
-        x_test, y_test = _cifar_batch(folder / test, label_key)
-        _check_pair(x_test, y_test, classes, folder / test)
-        return Arrays(class_names, (x, y), (x_test, y_test))
+        some, labels = _cifar_batch(folder / train[0], label_key, classes)
+        size = len(some)
+        # Filled in place: to let an array grow holds it twice.
+        x, y = np.empty((len(train) * size, 3, 32, 32), np.uint8), np.empty(len(train) * size, int)
+        x[:size], y[:size] = some, labels
+        for i, name in enumerate(train[1:], start=1):
+            del some  # to unpickle a file takes several times its size
+            some, labels = _cifar_batch(folder / name, label_key, classes)
+            if len(some) != size:
+                raise DamagedData(
+                    f"Expected {folder / name} to hold {size} images, as {train[0]} does, got "
+                    f"{len(some)}."
+                )
+            x[i * size :][:size], y[i * size :][:size] = some, labels
+        return Arrays(class_names, (x, y), _cifar_batch(folder / test, label_key, classes))
 
     return ArrayReader((*train, test, meta), read)
 

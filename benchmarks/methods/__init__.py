@@ -26,8 +26,8 @@ class Method:
         title: Name in reports.
         strength: Symbol of the tuned number, None where there is nothing to tune.
         default_grid: Strengths to try where a study names none, strongest first.
-        plugins: ``plugins(strength, **options)`` gives fresh plugins for one run, each with a method
-            ``num_stored()`` that counts the numbers kept beside the model. Its keyword-only
+        plugins: ``plugins(strength, **options)`` gives fresh plugins for one run, each with
+            a ``num_stored()`` that counts the numbers kept beside the model. Its keyword-only
             parameters are the method's options.
         joint: Whether it trains once on the union of all tasks.
         paper: Citation.
