@@ -147,6 +147,7 @@ def estimate_importance(
             max_samples=max_samples,
             shuffle=tolerance is not None,
             share=share,
+            device=device,
         ):
             engine.add(_moved(batch, device, engine.objective.reads_labels))
             bar.update(len(batch))

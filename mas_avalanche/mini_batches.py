@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from mas_avalanche.tensor_batches import batch_source
+from mas_avalanche.tensor_batches import BatchDataset, batch_source
 
 __all__ = ["Data", "MiniBatch", "Share", "count_samples", "known_length", "mini_batches"]
 
@@ -62,6 +62,7 @@ def mini_batches(
     max_samples: int | None = None,
     shuffle: bool = False,
     share: Share | None = None,
+    device: torch.device | str | None = None,
 ) -> Iterator[MiniBatch]:
     """Yield mini-batches of one task label each.
 
@@ -73,6 +74,8 @@ def mini_batches(
         max_samples: Stop after that many samples of all processes together.
         shuffle: Read data with random access in a fixed random order.
         share: The part to read.
+        device: Where a :class:`BatchDataset`, also one inside an ``AvalancheDataset``, transforms
+            its inputs; None: where they are stored.
 
     Yields:
         Mini-batches that are not empty.
@@ -81,7 +84,7 @@ def mini_batches(
         TypeError: If the data are of a kind that cannot be read.
         ValueError: If a multi-task model's data have no task labels.
     """
-    for batch in _raw(data, batch_size, max_samples, shuffle, share or Share()):
+    for batch in _raw(data, batch_size, max_samples, shuffle, share or Share(), device):
         items = list(batch) if isinstance(batch, list | tuple) else [batch]
         x, y = items[0], items[1] if len(items) > 1 else None
         if count_samples(x) == 0:
@@ -134,7 +137,12 @@ def _has_random_access(data: Any) -> bool:
 
 
 def _raw(
-    data: Any, batch_size: int, max_samples: int | None, shuffle: bool, share: Share
+    data: Any,
+    batch_size: int,
+    max_samples: int | None,
+    shuffle: bool,
+    share: Share,
+    device: torch.device | str | None,
 ) -> Iterator[Any]:
     if _has_random_access(data):
         length = len(data)
@@ -143,7 +151,7 @@ def _raw(
         else:
             order = torch.arange(length)
         own = order[:max_samples][share.rank :: share.world]
-        yield from _fetch(data, own, batch_size)
+        yield from _fetch(data, own, batch_size, device)
     elif isinstance(data, IterableDataset):
         yield from _stream(DataLoader(data, batch_size), max_samples, share)
     elif isinstance(data, DataLoader) and isinstance(data.sampler, DistributedSampler):
@@ -158,8 +166,10 @@ def _raw(
         )
 
 
-def _fetch(data: Any, order: Tensor, batch_size: int) -> Iterator[Any]:
-    cut = _cutter(data)
+def _fetch(
+    data: Any, order: Tensor, batch_size: int, device: torch.device | str | None
+) -> Iterator[Any]:
+    cut = _cutter(data, device)
     if cut is not None:
         for start in range(0, len(order), batch_size):
             yield cut(order[start : start + batch_size])
@@ -168,15 +178,17 @@ def _fetch(data: Any, order: Tensor, batch_size: int) -> Iterator[Any]:
     yield from DataLoader(data, batch_size, sampler=order.tolist(), collate_fn=collate)
 
 
-def _cutter(data: Any) -> Callable[[Tensor], Any] | None:
+def _cutter(data: Any, device: torch.device | str | None) -> Callable[[Tensor], Any] | None:
     """Find a way to cut a whole mini-batch at once."""
     if isinstance(data, Tensor):
         return lambda index: data[index.to(data.device)]
+    if isinstance(data, BatchDataset):
+        return lambda index: data.batch(index, device=device)
     if hasattr(data, "batch"):
         return lambda index: data.batch(index)
     if isinstance(data, AvalancheDataset) and len(data) > 0:
         try:
-            source = batch_source(data)
+            source = batch_source(data).on(device)
         except ValueError:  # put together sample by sample then
             return None
         return lambda index: source.__getitems__(index.tolist())

@@ -8,12 +8,16 @@ anyway, a mini-batch is one indexing operation. Two pieces do this:
 - :class:`TensorBatches` is a mixin for strategies. ``class FastNaive(TensorBatches, Naive): pass``
   trains on the same mini-batches, in the same order and to the bit, as ``Naive`` does.
 
+Samples go to the strategy's device as they are stored, a byte a pixel for images, and are augmented
+and transformed there.
+
 Data that cannot be cut in this way (a root that is no tensor data set, or a per-sample transform of
 the input) take Avalanche's own path, and a warning names the reason once.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 from typing import Any, Self
 
@@ -41,7 +45,9 @@ class BatchDataset(Dataset[tuple[Tensor, int]]):
         transform: Deterministic map from a stored mini-batch ``(B, ...)`` to the model's input
             (decoding, normalisation, a permutation of pixels). None: inputs are used as stored.
         augment: Random map ``augment(x, generator)`` on a stored mini-batch, applied before
-            ``transform`` and only by :class:`TensorBatches` while training.
+            ``transform`` and only by :class:`TensorBatches` while training. ``x`` lies on the
+            training device, the generator on the CPU: what is drawn on the CPU and then moved is
+            the same for every device.
 
     Raises:
         TypeError: If ``x`` or ``y`` is not a tensor.
@@ -89,19 +95,26 @@ class BatchDataset(Dataset[tuple[Tensor, int]]):
         return x[0], int(y[0])
 
     def batch(
-        self, indices: Sequence[int] | Tensor, generator: torch.Generator | None = None
+        self,
+        indices: Sequence[int] | Tensor,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Cut one mini-batch.
 
         Args:
             indices: Positions of the samples, in the order wanted.
             generator: Source of randomness for ``augment``; None leaves inputs unaugmented.
+            device: Where inputs are moved before they are augmented and transformed; None: they
+                stay where they are stored.
 
         Returns:
-            The transformed inputs ``(B, ...)`` and the labels ``(B,)``.
+            The transformed inputs ``(B, ...)``, and the labels ``(B,)`` where they are stored.
         """
         chosen = torch.as_tensor(indices, dtype=torch.int64, device=self.x.device)
         x = self.x[chosen]
+        if device is not None:
+            x = x.to(device)
         if self.augment is not None and generator is not None:
             x = self.augment(x, generator)
         if self.transform is not None:
@@ -140,6 +153,7 @@ class BatchSource(Dataset[list[Tensor]]):
         self.index = index
         self.columns = list(columns)
         self.generator: torch.Generator | None = None
+        self.device: torch.device | str | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -154,8 +168,18 @@ class BatchSource(Dataset[list[Tensor]]):
 
     def augmented(self, generator: torch.Generator) -> Self:
         """Return the same source with the training augmentation drawn from ``generator``."""
-        source = type(self)(self.roots, self.root, self.index, self.columns)
+        source = copy(self)
         source.generator = generator
+        return source
+
+    def on(self, device: torch.device | str | None) -> Self:
+        """Return the same source with inputs moved to ``device`` before they are transformed.
+
+        Args:
+            device: The device of the model; None leaves inputs where they are stored.
+        """
+        source = copy(self)
+        source.device = device
         return source
 
     def _inputs(self, chosen: Tensor) -> Tensor:
@@ -170,9 +194,10 @@ class BatchSource(Dataset[list[Tensor]]):
 
     def _cut(self, root: BatchDataset | TensorDataset, index: Tensor) -> Tensor:
         if isinstance(root, BatchDataset):
-            return root.batch(index, self.generator)[0]
+            return root.batch(index, self.generator, self.device)[0]
         x: Tensor = root.tensors[0]
-        return x[index.to(x.device)]
+        x = x[index.to(x.device)]
+        return x if self.device is None else x.to(self.device)
 
 
 def batch_source(data: Dataset[Any]) -> BatchSource:
@@ -328,7 +353,8 @@ class TensorBatches:
 
     Put it before the strategy: ``class FastMAS(TensorBatches, MAS): pass``. The order of the
     samples comes from the same samplers as in Avalanche, so mini-batches are the same to the bit
-    for the same random state.
+    for the same random state. They are augmented and transformed on the strategy's device, unless
+    worker processes load them (``num_workers``).
 
     Attributes:
         batch_generator: Source of randomness for the order of the training samples and their
@@ -338,6 +364,7 @@ class TensorBatches:
 
     batch_generator: torch.Generator | None = None
     dataloader: Any
+    device: torch.device
 
     def _obtain_common_dataloader_parameters(self, **kwargs: Any) -> dict[str, Any]:
         arguments: dict[str, Any] = super()._obtain_common_dataloader_parameters(  # type: ignore[misc]
@@ -373,6 +400,9 @@ class TensorBatches:
         ):
             generator = self.batch_generator or _generator_from_global_state()
             sources = [source.augmented(generator) for source in sources]
+        # Worker processes must leave an accelerator alone.
+        if not (loader.loader_kwargs.get("num_workers") if multi else loader.num_workers):
+            sources = [source.on(self.device) for source in sources]
         if multi:
             loader._make_pytorch_loader = partial(_loader, loader.loader_kwargs, sources)
         else:
@@ -432,6 +462,9 @@ def _loader(
         for key, value in arguments.items()
         if key not in {"batch_size", "shuffle", "sampler", "drop_last", "collate_fn", "ffcv_args"}
     }
+    if any(source.device is not None for source in sources):
+        # Inputs have been moved already, and only memory of the CPU can be pinned.
+        kept["pin_memory"] = False
     return DataLoader(_Joined(sources), batch_sampler=batch_sampler, collate_fn=_as_it_is, **kept)
 
 

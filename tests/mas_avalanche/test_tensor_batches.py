@@ -13,6 +13,8 @@ from avalanche.training.plugins import ReplayPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 from torch.utils.data import Dataset, TensorDataset
 
+from mas_avalanche.importance import estimate_importance
+from mas_avalanche.mini_batches import mini_batches
 from mas_avalanche.tensor_batches import BatchDataset, TensorBatches, batch_source
 
 
@@ -158,10 +160,96 @@ def test_augmentation_takes_nothing_from_the_global_random_state():
 
     augmented = AvalancheDataset([data(8, 0, augment=jitter)])
     strategy = Ours.__new__(Ours)
+    strategy.device = torch.device("cpu")
     state = torch.get_rng_state()
     strategy.dataloader = torch.utils.data.DataLoader(augmented)
     strategy._cut_batches(train=True)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class Watched:
+    """Changes of mini-batches that note where these lie."""
+
+    def __init__(self):
+        self.seen = []
+
+    def transform(self, x):
+        self.seen.append(("transform", x.device.type, x.dtype))
+        return halve(x)
+
+    def augment(self, x, generator):
+        self.seen.append(("augment", x.device.type, x.dtype))
+        return x + torch.randint(0, 2, x.shape, generator=generator, dtype=x.dtype).to(x.device)
+
+    def data(self, n=12):
+        x = torch.arange(6 * n, dtype=torch.uint8).view(n, 6)
+        return BatchDataset(x, torch.arange(n) % 6, self.transform, self.augment)
+
+
+def loaded(device, make="make_train_dataloader", **options):
+    """What a strategy on a device loads, where its mini-batches were changed, what was drawn."""
+    watched = Watched()
+    model = SimpleMLP(num_classes=6, input_size=6, hidden_size=8)
+    strategy = FastNaive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        train_mb_size=5,
+        eval_mb_size=5,
+    )
+    # No more of the device is needed than its name: "meta" holds shapes without numbers.
+    strategy.device = torch.device(device)
+    strategy.batch_generator = torch.Generator().manual_seed(2)
+    strategy.adapted_dataset = as_classification_dataset(watched.data())
+    getattr(strategy, make)(**options)
+    watched.seen.clear()
+    batches = list(strategy.dataloader)
+    return batches, watched.seen, strategy.batch_generator.get_state()
+
+
+def test_stored_samples_are_moved_first_and_changed_on_the_device():
+    batches, seen, drawn = loaded("meta", pin_memory=True)
+    assert len(batches) == 3
+    assert seen == 3 * [("augment", "meta", torch.uint8), ("transform", "meta", torch.uint8)]
+    assert {x.device.type for x, *_ in batches} == {"meta"}
+    on_cpu, _, drawn_on_cpu = loaded("cpu")
+    assert torch.equal(drawn, drawn_on_cpu)
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(batches, on_cpu, strict=True))
+    batches, seen, _ = loaded("meta", make="make_eval_dataloader", pin_memory=True)
+    assert seen == 3 * [("transform", "meta", torch.uint8)]
+    assert [x.shape for x, *_ in batches] == [(5, 6), (5, 6), (2, 6)]
+
+
+def test_worker_processes_leave_the_device_alone():
+    batches, _, _ = loaded("meta", num_workers=1)
+    assert {x.device.type for x, *_ in batches} == {"cpu"}
+
+
+def test_several_roots_end_on_one_device():
+    watched = Watched()
+    other = TensorDataset(halve(torch.ones(3, 6)), torch.zeros(3, dtype=torch.int64))
+    other.targets = [0, 0, 0]
+    joined = AvalancheDataset([AvalancheDataset([watched.data()]), AvalancheDataset([other])])
+    source = batch_source(joined).on("meta")
+    assert source.__getitems__([14, 2, 0])[0].device.type == "meta"
+
+
+def test_importance_is_measured_on_inputs_transformed_on_the_device():
+    watched = Watched()
+    for dataset in (watched.data(), AvalancheDataset([watched.data()])):
+        batches = mini_batches(dataset, 5, device="meta")
+        watched.seen.clear()
+        assert [batch.x.device.type for batch in batches] == ["meta"] * 3
+        assert watched.seen[-3:] == 3 * [("transform", "meta", torch.uint8)]
+
+    class Noted(BatchDataset):
+        def batch(self, indices, generator=None, device=None):
+            devices.append(device)
+            return super().batch(indices, generator, device)
+
+    devices = []
+    model = SimpleMLP(num_classes=6, input_size=6, hidden_size=8)
+    estimate_importance(model, Noted(torch.ones(3, 6), torch.zeros(3)), device="cpu")
+    assert devices == ["cpu"]
 
 
 def test_other_data_take_avalanches_path_with_one_reason():
