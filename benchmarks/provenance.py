@@ -29,6 +29,7 @@ SOURCES = (
     "benchmarks/streams/**/*.py",
     "benchmarks/methods/**/*.py",
     "benchmarks/data/**/*.py",
+    "benchmarks/checkpoint.py",
     "benchmarks/models.py",
     "benchmarks/run.py",
 )

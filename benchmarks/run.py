@@ -11,11 +11,8 @@ where a strength is chosen, which never looks at test data, and on test data whe
 
 import contextlib
 import hashlib
-import io
 import math
-import pickle
 import random
-import sys
 import time
 import traceback
 import warnings
@@ -44,8 +41,16 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from benchmarks import methods, models, provenance, streams
+from benchmarks.checkpoint import (
+    Keeper,
+    Place,
+    Positioned,
+    load_optimizer_state,
+    load_random_state,
+    optimizer_state,
+    random_state,
+)
 from benchmarks.data import DataError
-from benchmarks.files import write_atomic
 from benchmarks.record import Record
 from benchmarks.streams import Split, Stream
 from benchmarks.study import RunConfig, Training
@@ -122,8 +127,9 @@ def execute(
     *,
     device: str = "cpu",
     data_root: Path | None = None,
-    checkpoint: Path | None = None,
-    checkpoint_every: float = 2.0,
+    checkpoint: Place | None = None,
+    checkpoint_every: float = 120.0,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Record:
     """Train and measure one configuration.
 
@@ -134,10 +140,12 @@ def execute(
         config: The whole configuration.
         device: Where tensors live, as torch writes it.
         data_root: Folder of data sets that are not embedded.
-        checkpoint: File that keeps the state between tasks. A run that finds its own goes on from
-            there and ends with the record of the uninterrupted run, but for times and memory. The
-            caller removes it. Methods whose plugins have no ``state_dict`` keep none.
-        checkpoint_every: Seconds of work that may be lost: no state is kept sooner after the last.
+        checkpoint: Place that keeps the state after tasks and inside them. A run that finds its own
+            goes on from there and ends with the record of the uninterrupted run, but for times and
+            memory. The caller removes it. Methods whose plugins have no ``state_dict`` keep none.
+        checkpoint_every: Seconds of work inside a task that may be lost, see :class:`Keeper`.
+        stopping: Asked after every mini-batch and task: whether to keep the state and leave with
+            ``SystemExit``.
 
     Returns:
         The record. The random state of the process is left as it was.
@@ -146,7 +154,9 @@ def execute(
         DataError: If the data set is missing or damaged: that tells nothing about the method.
     """
     id = config.key(provenance.code_version())
-    keeper = None if checkpoint is None else _Keeper(checkpoint, id, checkpoint_every)
+    keeper = None
+    if checkpoint is not None:
+        keeper = Keeper(checkpoint, id, checkpoint_every, stopping)
     trial = _Trial(config, device, data_root, keeper)
     status, error = "finished", None
     provenance.reset_peak_memory(device)
@@ -229,10 +239,12 @@ class _Trial:
     config: RunConfig
     device: str
     data_root: Path | None
-    keeper: "_Keeper | None" = None
+    keeper: Keeper | None = None
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     begin: float = field(default_factory=time.perf_counter)
     earlier: float = 0.0
+    task_begin: float = 0.0
+    spent: float = 0.0
     stream: Stream | None = None
     model: nn.Module | None = None
     plugins: list[Any] = field(default_factory=list)
@@ -266,6 +278,7 @@ class _Trial:
             model=model,
             optimizer=_optimizer(model, config.training),
             plugins=[
+                *_schedule(config.training),
                 _Watch(self.history, [task.name for task in stream.tasks], self.plugins),
                 *self.plugins,
             ],
@@ -273,28 +286,32 @@ class _Trial:
         )
         if method.joint:
             strategy.joint_tasks = tasks
-            self._learn(strategy, _union(tasks), probe)
-            return
+            tasks = [_union(tasks)]
         first = self._resume(strategy, tasks)
+        if self.keeper is not None:
+            state = partial(self._state, strategy, inside=True)
+            strategy.after_iteration = partial(self.keeper.keep, state, inside=True)
         for position, experience in enumerate(tasks[first:], start=first):
             strategy.position = position
             self._learn(strategy, experience, probe)
             if self.keeper is not None and position + 1 < len(tasks):
-                self.keeper.keep(partial(self._state, strategy, position + 1))
+                self.keeper.keep(partial(self._state, strategy, inside=False), inside=False)
 
     def elapsed(self) -> float:
         """Return the seconds spent so far, those before an interruption included."""
         return self.earlier + time.perf_counter() - self.begin
 
-    def _state(self, strategy: "_Strategy", done: int) -> dict[str, Any] | None:
+    def _state(self, strategy: "_Strategy", *, inside: bool) -> dict[str, Any] | None:
         if not all(hasattr(plugin, "state_dict") for plugin in self.plugins):
             return None
         return {
-            "done": done,
+            "done": strategy.position + (not inside),
             "model": strategy.model.state_dict(),
             "plugins": [plugin.state_dict() for plugin in self.plugins],
             "measured": {name: getattr(self, name) for name in _MEASURED},
             "elapsed": self.elapsed(),
+            "spent": time.perf_counter() - self.task_begin if inside else 0.0,
+            "inside": strategy.inside_state() if inside else None,
         }
 
     def _resume(self, strategy: "_Strategy", tasks: Sequence[DatasetExperience]) -> int:
@@ -307,10 +324,20 @@ class _Trial:
             strategy.experience = experience
             strategy.model = strategy.model_adaptation()
         strategy.experience = None
-        strategy.model.load_state_dict(state["model"])
+        strategy.clock.train_exp_counter = done
+        self._load_plugins(state)
+        self._load_measured(state)
+        if state["inside"] is None:
+            strategy.model.load_state_dict(state["model"])
+        else:
+            strategy.resume_inside = partial(self._load_inside, strategy, state)
+        return done
+
+    def _load_plugins(self, state: Mapping[str, Any]) -> None:
         for plugin, kept in zip(self.plugins, state["plugins"], strict=True):
             plugin.load_state_dict(kept)
-        strategy.clock.train_exp_counter = done
+
+    def _load_measured(self, state: Mapping[str, Any]) -> None:
         for name, value in state["measured"].items():
             kept_here = getattr(self, name)
             if isinstance(kept_here, list):
@@ -320,14 +347,20 @@ class _Trial:
             else:
                 setattr(self, name, value)
         self.earlier = state["elapsed"]
-        return done
+        self.spent = state["spent"]
+
+    def _load_inside(self, strategy: "_Strategy", state: Mapping[str, Any]) -> None:
+        # Once more: the hooks at the start of a task and of an epoch have changed what they know.
+        strategy.model.load_state_dict(state["model"])
+        self._load_plugins(state)
+        strategy.load_inside_state(state["inside"])
 
     def _learn(self, strategy: "_Strategy", experience: DatasetExperience, probe: "_Probe") -> None:
-        begin = time.perf_counter()
+        self.task_begin, self.spent = time.perf_counter() - self.spent, 0.0
         strategy.train(experience, eval_streams=[], reset_optimizer_state=True)
         trained = time.perf_counter()
         self.seconds["consolidation"].append(strategy.consolidation_seconds)
-        self.seconds["training"].append(trained - begin - strategy.consolidation_seconds)
+        self.seconds["training"].append(trained - self.task_begin - strategy.consolidation_seconds)
         self.rows.append(probe.accuracy(strategy.model, self.split))
         self.seconds["evaluation"].append(time.perf_counter() - trained)
         held = next((p.importance for p in self.plugins if getattr(p, "importance", None)), None)
@@ -392,47 +425,6 @@ def _summarise(importance: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-class _Keeper:
-    """Keeps the state of a run in a file between its tasks.
-
-    Args:
-        path: The file.
-        id: The run; a state of another one is not taken.
-        every: Seconds from one state to the next, at least.
-    """
-
-    def __init__(self, path: Path, id: str, every: float) -> None:
-        self.path = path
-        self.id = id
-        self.every = every
-        self.last = time.monotonic()
-
-    def keep(self, state: Callable[[], Mapping[str, Any] | None]) -> None:
-        """Write the state whole, in place of the one before, if it is time to."""
-        if time.monotonic() - self.last < self.every:
-            return
-        made = state()
-        if made is None:
-            return
-        content = io.BytesIO()
-        torch.save({"id": self.id, **made}, content)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.path, content.getvalue())
-        self.last = time.monotonic()
-
-    def take(self) -> Mapping[str, Any] | None:
-        """Return the state that was kept; None where there is none that can be used."""
-        if not self.path.is_file():
-            return None
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            print(f"{self.path} cannot be read ({error}); the run starts anew.", file=sys.stderr)
-            return None
-        usable = isinstance(state, dict) and state.get("id") == self.id
-        return state if usable else None
-
-
 def _optimizer(model: nn.Module, training: Training) -> Optimizer:
     rate, decay = training.learning_rate, training.weight_decay
     if training.optimizer == "sgd":
@@ -441,6 +433,10 @@ def _optimizer(model: nn.Module, training: Training) -> Optimizer:
         return SGD(model.parameters(), lr=rate, weight_decay=decay, momentum=training.momentum)
     kind = Adam if training.optimizer == "adam" else AdamW
     return kind(model.parameters(), lr=rate, weight_decay=decay, fused=True)
+
+
+def _schedule(training: Training) -> list[SupervisedPlugin]:
+    return [] if training.decay_every is None else [_Schedule(training)]
 
 
 def _union(tasks: Sequence[DatasetExperience]) -> DatasetExperience:
@@ -483,6 +479,8 @@ class _Strategy(TensorBatches, SupervisedTemplate):  # type: ignore[misc]
         self.position = 0
         self.joint_tasks: Sequence[DatasetExperience] = ()
         self.consolidation_seconds = 0.0
+        self.after_iteration: Callable[[], None] | None = None
+        self.resume_inside: Callable[[], None] | None = None
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
         self.batch_generator = torch.Generator()
@@ -490,7 +488,9 @@ class _Strategy(TensorBatches, SupervisedTemplate):  # type: ignore[misc]
         if len({task.task_label for task in self.joint_tasks}) > 1:
             self.dataloader = _OneTaskABatch(
                 [
-                    batch_source(task.dataset.train()).augmented(self.batch_generator)
+                    batch_source(task.dataset.train())
+                    .augmented(self.batch_generator)
+                    .on(self.device)
                     for task in self.joint_tasks
                 ],
                 self.train_mb_size,
@@ -498,22 +498,100 @@ class _Strategy(TensorBatches, SupervisedTemplate):  # type: ignore[misc]
             )
         else:
             super().make_train_dataloader(**kwargs)
+        self.dataloader = Positioned(self.dataloader, self.batch_generator)
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         super()._before_training_exp(**kwargs)
         # After the plugins' hooks, so that what one of them draws shifts no dropout.
         _reseed(derive_seed(self.seed, "training", self.position))
 
+    def _before_training_epoch(self, **kwargs: Any) -> None:
+        super()._before_training_epoch(**kwargs)
+        if self.resume_inside is not None:
+            self.resume_inside()
+            self.resume_inside = None
+
+    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+        # As Avalanche's, but that the clock counts, which an interrupted task sets forward.
+        while self.clock.train_exp_epochs < self.train_epochs:
+            self._before_training_epoch(**kwargs)
+            if self._stop_training:
+                self._stop_training = False
+                break
+            self.training_epoch(**kwargs)
+            self._after_training_epoch(**kwargs)
+
+    def _after_training_iteration(self, **kwargs: Any) -> None:
+        super()._after_training_iteration(**kwargs)
+        if self.after_iteration is not None:
+            self.after_iteration()
+
     def _after_training_exp(self, **kwargs: Any) -> None:
         begin = time.perf_counter()
         super()._after_training_exp(**kwargs)
         self.consolidation_seconds = time.perf_counter() - begin
+
+    def inside_state(self) -> dict[str, Any]:
+        """Return what is needed beside weights and plugins to go on after this mini-batch."""
+        counts = {name: n for name, n in vars(self.clock).items() if isinstance(n, int)}
+        watch = self._watch()
+        parameters = self.model.named_parameters()
+        return {
+            "clock": counts,
+            "data": self.dataloader.position(self.clock.train_epoch_iterations),
+            "optimizer": optimizer_state(self.optimizer, self.model),
+            "random": random_state(self.device),
+            "frozen": [name for name, p in parameters if not p.requires_grad],
+            "watch": {"total": watch.total, "count": watch.count},
+        }
+
+    def load_inside_state(self, state: Mapping[str, Any]) -> None:
+        """Go on after the mini-batch at which :meth:`inside_state` was called."""
+        vars(self.clock).update(state["clock"])
+        vars(self._watch()).update(state["watch"])
+        load_optimizer_state(self.optimizer, self.model, state["optimizer"])
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name not in state["frozen"])
+        self.dataloader.resume(
+            state["data"], partial(load_random_state, state["random"], self.device)
+        )
+
+    def _watch(self) -> "_Watch":
+        return next(plugin for plugin in self.plugins if isinstance(plugin, _Watch))
 
 
 def _silent_evaluator() -> EvaluationPlugin:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No loggers specified")
         return EvaluationPlugin(collect_all=False)
+
+
+class _Schedule(SupervisedPlugin):  # type: ignore[misc]
+    """Lowers the learning rate within each task; the next one starts at the full rate again.
+
+    The rate depends on the number of the epoch alone, and the full rate lies with the optimizer's
+    groups, so that a run that goes on inside a task needs nothing of this plugin.
+
+    Args:
+        training: Says when and by how much.
+    """
+
+    def __init__(self, training: Training) -> None:
+        super().__init__()
+        self.training = training
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        for group in strategy.optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        share = self.training.share(strategy.clock.train_exp_epochs)
+        for group in strategy.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * share
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        for group in strategy.optimizer.param_groups:
+            group["lr"] = group["initial_lr"]
 
 
 class _OneTaskABatch:

@@ -64,11 +64,14 @@ class Training:
 
     Attributes:
         optimizer: "sgd", "adam" or "adamw". Its state starts afresh with each task.
-        learning_rate: Step size, constant over a task and over the methods.
+        learning_rate: Step size, the same for every method.
         epochs: Passes over each task's training data.
         batch_size: Samples a mini-batch.
         momentum: Of SGD; 0 for the other optimizers.
         weight_decay: As the optimizer defines it.
+        decay_every: Epochs of a task after which the learning rate is multiplied by ``decay``, each
+            time that many have passed; the next task starts at the full rate. None: it is constant.
+        decay: That factor, in (0, 1]; given together with ``decay_every``.
     """
 
     optimizer: Literal["sgd", "adam", "adamw"]
@@ -77,6 +80,23 @@ class Training:
     batch_size: int
     momentum: float = 0.0
     weight_decay: float = 0.0
+    decay_every: int | None = None
+    decay: float | None = None
+
+    def share(self, epoch: int) -> float:
+        """Return the share of the learning rate that an epoch of a task is trained with.
+
+        Args:
+            epoch: Epochs of the task that have passed.
+
+        Example:
+            >>> training = Training("sgd", 0.1, 100, 32, decay_every=54, decay=0.1)
+            >>> [training.share(epoch) for epoch in (0, 53, 54, 99)]
+            [1.0, 1.0, 0.1, 0.1]
+        """
+        if self.decay_every is None or self.decay is None:
+            return 1.0
+        return float(self.decay ** (epoch // self.decay_every))
 
 
 @dataclass(frozen=True)
@@ -169,7 +189,11 @@ class RunConfig:
 
     def to_table(self) -> dict[str, Any]:
         """Return the configuration as plain data."""
-        return dataclasses.asdict(self)
+        table = dataclasses.asdict(self)
+        if self.training.decay_every is None:
+            # So that the records of such runs are still those of this configuration.
+            del table["training"]["decay_every"], table["training"]["decay"]
+        return table
 
     def key(self, code_version: str) -> str:
         """Name the run's record: 16 hexadecimal digits from configuration and code.
@@ -296,6 +320,23 @@ def _check_training(training: Training, where: str) -> None:
             )
     if training.momentum and training.optimizer != "sgd":
         raise ValueError(f"Expected no `momentum` in {place}: {training.optimizer} has its own.")
+    _check_decay(training, place)
+
+
+def _check_decay(training: Training, place: str) -> None:
+    if (training.decay_every is None) != (training.decay is None):
+        raise ValueError(
+            f"Expected `decay_every` and `decay` in {place} together: the learning rate is "
+            "multiplied by `decay` every `decay_every` epochs."
+        )
+    if training.decay_every is not None and training.decay_every < 1:
+        raise ValueError(
+            f"Expected `decay_every` in {place} to be at least 1, got {training.decay_every}."
+        )
+    if training.decay is not None and not 0.0 < training.decay <= 1.0:
+        raise ValueError(
+            f"Expected `decay` in {place} to be above 0 and at most 1, got {training.decay}."
+        )
 
 
 def _fill(given: Mapping[str, Any], allowed: Mapping[str, Any], where: str) -> dict[str, Any]:

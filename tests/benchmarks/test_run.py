@@ -6,6 +6,7 @@ from avalanche.core import SupervisedPlugin
 
 from benchmarks import methods, streams
 from benchmarks import run as module
+from benchmarks.checkpoint import FilePlace
 from benchmarks.methods import Method
 from benchmarks.record import Record
 from benchmarks.run import derive_seed, execute, experiences
@@ -259,13 +260,13 @@ def test_a_run_killed_at_ten_random_moments_ends_with_the_same_record(
         with monkeypatch.context() as patch:
             kill_after(patch, int(torch.randint(1, 20, (), generator=generator)))
             try:
-                record = execute(config, checkpoint=path, checkpoint_every=0)
+                record = execute(config, checkpoint=FilePlace(path), checkpoint_every=0)
             except Killed:
                 kills += 1
                 continue
         assert comparable(record) == comparable(whole)
         path.unlink()
-    record = execute(config, checkpoint=path, checkpoint_every=0)
+    record = execute(config, checkpoint=FilePlace(path), checkpoint_every=0)
     assert comparable(record) == comparable(whole)
     assert path.is_file()
 
@@ -276,7 +277,7 @@ def test_a_run_goes_on_from_the_task_it_had_reached(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         kill_after(patch, 10)
         with pytest.raises(Killed):
-            execute(config, checkpoint=path, checkpoint_every=0)
+            execute(config, checkpoint=FilePlace(path), checkpoint_every=0)
     done = torch.load(path, weights_only=True)["done"]
     assert done >= 1
     trained = []
@@ -287,7 +288,7 @@ def test_a_run_goes_on_from_the_task_it_had_reached(tmp_path, monkeypatch):
         original(self, strategy, *arguments)
 
     monkeypatch.setattr(module._Trial, "_learn", learn)
-    execute(config, checkpoint=path)
+    execute(config, checkpoint=FilePlace(path))
     assert trained == list(range(done, 5))
 
 
@@ -296,10 +297,10 @@ def test_a_state_that_cannot_be_used_is_left_and_the_run_starts_anew(tmp_path, c
     config = smoke_config()
     path = tmp_path / "run.pt"
     if content is None:
-        execute(dataclasses.replace(config, seed=9), checkpoint=path, checkpoint_every=0)
+        execute(dataclasses.replace(config, seed=9), checkpoint=FilePlace(path), checkpoint_every=0)
     else:
         path.write_bytes(content)
-    record = execute(config, checkpoint=path)
+    record = execute(config, checkpoint=FilePlace(path))
     assert comparable(record) == comparable(execute(config))
     assert ("the run starts anew" in capsys.readouterr().err) == (content is not None)
 
@@ -311,7 +312,7 @@ def test_a_state_is_loaded_without_running_code(tmp_path, capsys):
 
     path = tmp_path / "run.pt"
     torch.save({"id": "x", "evil": Evil()}, path)
-    assert execute(smoke_config(), checkpoint=path).status == "finished"
+    assert execute(smoke_config(), checkpoint=FilePlace(path)).status == "finished"
     captured = capsys.readouterr()
     assert "code was run" not in captured.out
     assert "the run starts anew" in captured.err

@@ -55,6 +55,9 @@ PART = "parts.digits"
         (f"{PART}.training.learning_rate", float("inf"), "a finite number, got inf"),
         (f"{PART}.training.learning_rate", 0.0, "to be positive, got 0.0"),
         (f"{PART}.training.momentum", -0.1, "not to be negative, got -0.1"),
+        (f"{PART}.training.decay", 0.1, "Expected `decay_every` and `decay` in .* together"),
+        (f"{PART}.training.decay_every", 3, "Expected `decay_every` and `decay` in .* together"),
+        (f"{PART}.training.decay_every", 0.5, "Expected `decay_every` .* a whole number, got 0.5"),
         (f"{PART}.training.optimizer", "sdg", "one of sgd, adam, adamw; got 'sdg'"),
         (f"{PART}.stream", "split_digit", r"Unknown stream .* Did you mean `split_digits`\?"),
         (f"{PART}.stream_options", {"task": 3}, "Unknown key `task` in `stream_options`"),
@@ -84,6 +87,21 @@ def test_a_mistake_is_one_clear_sentence(path, value, message):
     with pytest.raises(ValueError, match=message) as caught:
         parse(table, "smoke")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("every", "decay", "message"),
+    [
+        (0, 0.1, "Expected `decay_every` .* to be at least 1, got 0"),
+        (3, 0.0, "Expected `decay` .* to be above 0 and at most 1, got 0.0"),
+        (3, 1.5, "Expected `decay` .* to be above 0 and at most 1, got 1.5"),
+    ],
+)
+def test_a_schedule_that_makes_no_sense_is_refused(every, decay, message):
+    table = smoke_table()
+    table["parts"]["digits"]["training"] |= {"decay_every": every, "decay": decay}
+    with pytest.raises(ValueError, match=message):
+        parse(table, "smoke")
 
 
 def test_unequal_grids_are_refused():
