@@ -1,9 +1,9 @@
 """The state of an unfinished run: what it takes to go on as if nothing had happened.
 
-A state is kept after a task, and inside a task once enough work would be lost. It holds the weights,
-the optimizer, what the method's plugins know, all random states and the position in the data, as
-plain tensors, numbers and strings: it loads without running code. Taken up, the run computes the
-very numbers that it would have computed, to the bit on the same hardware.
+A state is kept after a task, and inside a task once enough work would be lost. It holds the
+weights, the optimizer, what the method's plugins know, all random states and the position in the
+data, as plain tensors, numbers and strings: it loads without running code. Taken up, the run
+computes the very numbers that it would have computed, to the bit on the same hardware.
 """
 
 import io
@@ -118,13 +118,17 @@ class Keeper:
         if stopping:
             raise SystemExit(0)
 
-    def take(self) -> Mapping[str, Any] | None:
-        """Return the state that was kept; None where there is none that can be used."""
+    def take(self, device: torch.device | str) -> Mapping[str, Any] | None:
+        """Return the state that was kept; None where there is none that can be used.
+
+        Args:
+            device: Where its tensors are wanted.
+        """
         content = self.place.read()
         if content is None:
             return None
         try:
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
             reason = str(error).partition("\n")[0]
             print(f"{self.place} cannot be read ({reason}); the run starts anew.", file=sys.stderr)
@@ -156,12 +160,12 @@ class Positioned:
             yield from self.loader
             return
         (position, then), self._resume = self._resume, None
-        self._start = position["start"]
+        self._start = position["start"].cpu()
         self.generator.set_state(self._start)
         batches = iter(self.loader)
         for _ in range(position["batches"]):
             next(batches)
-        self.generator.set_state(position["now"])
+        self.generator.set_state(position["now"].cpu())
         then()
         yield from batches
 
@@ -245,10 +249,10 @@ def load_random_state(state: Mapping[str, Any], device: torch.device) -> None:
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, _as_keys(keys), *rest))
-    torch.set_rng_state(state["torch"])
+    torch.set_rng_state(state["torch"].cpu())
     if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
 
 
 def _as_keys(keys: Tensor) -> Any:
-    return keys.numpy().astype(np.uint32)
+    return keys.cpu().numpy().astype(np.uint32)

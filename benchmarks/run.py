@@ -316,7 +316,7 @@ class _Trial:
 
     def _resume(self, strategy: "_Strategy", tasks: Sequence[DatasetExperience]) -> int:
         """Take up the state that an interrupted run has left; return the tasks it had done."""
-        state = None if self.keeper is None else self.keeper.take()
+        state = None if self.keeper is None else self.keeper.take(self.device)
         if state is None:
             return 0
         done: int = state["done"]

@@ -52,10 +52,13 @@ from mas_avalanche.consolidation import (
 from mas_avalanche.guard import check_weights
 from mas_avalanche.importance import estimate_importance
 from mas_avalanche.penalty import QuadraticPenalty
+from mas_avalanche.state import check_state, check_weighted
 
 __all__ = ["EWCPlugin", "add_task_term"]
 
 Mode = Literal["separate", "online"]
+
+_FORMAT = 1
 
 
 def add_task_term(
@@ -144,6 +147,32 @@ class EWCPlugin(SupervisedPlugin):  # type: ignore[misc]
     def num_stored(self) -> int:
         """Count the numbers kept beside the model between experiences."""
         return sum(t.numel() for t in (*self.importance.values(), *self.anchor.values()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been learned about importance, as plain tensors, numbers and strings.
+
+        Returns:
+            A dictionary that ``torch.load(..., weights_only=True)`` reads back, valid between any
+            two iterations.
+        """
+        return {
+            "format": _FORMAT,
+            "importance": dict(self.importance),
+            "anchor": dict(self.anchor),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned; the constructor's options stay.
+
+        Args:
+            state: A dictionary from :meth:`state_dict`.
+
+        Raises:
+            ValueError: If it is not one, or its importance and anchor do not fit together.
+        """
+        check_state(state, {"importance", "anchor"}, _FORMAT)
+        check_weighted(state["importance"], state["anchor"])
+        self.importance, self.anchor = dict(state["importance"]), dict(state["anchor"])
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Follow the model to its device, forget what it no longer has."""

@@ -47,9 +47,14 @@ from avalanche.models.utils import is_multi_task_module
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mas_avalanche.state import check_state
+
 __all__ = ["LwFPlugin", "distillation_loss"]
 
 SINGLE_HEAD = 0
+
+_FORMAT = 1
+_KEYS = frozenset({"teacher", "seen", "known", "epoch", "frozen"})
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
@@ -196,6 +201,7 @@ class LwFPlugin(SupervisedPlugin):  # type: ignore[misc]
         self._known: set[str] = set()
         self._epoch = 0
         self._frozen: list[str] = []
+        self._teacher_state: dict[str, Tensor] | None = None
 
     def num_stored(self) -> int:
         """Count the numbers kept beside the model between experiences."""
@@ -203,6 +209,60 @@ class LwFPlugin(SupervisedPlugin):  # type: ignore[misc]
             return 0
         kept = (*self.teacher.parameters(), *self.teacher.buffers())
         return sum(tensor.numel() for tensor in kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the teacher's weights and what it knows, as plain tensors, numbers and strings.
+
+        Returns:
+            A dictionary that ``torch.load(..., weights_only=True)`` reads back, valid between any
+            two iterations.
+        """
+        teacher = self._teacher_state
+        if self.teacher is not None:
+            teacher = dict(self.teacher.state_dict())
+        return {
+            "format": _FORMAT,
+            "teacher": teacher,
+            "seen": {head: list(classes) for head, classes in self.seen.items()},
+            "known": sorted(self._known),
+            "epoch": self._epoch,
+            "frozen": list(self._frozen),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned; the constructor's options stay.
+
+        The teacher is put together at the start of the next training, as a copy of the strategy's
+        model with the weights of the state. So the model has to have the heads that it had at the
+        end of the last experience, and no more; which values it holds does not matter.
+
+        Args:
+            state: A dictionary from :meth:`state_dict`. One from the middle of an experience is
+                loaded after ``before_training_epoch``, and once before training for the teacher.
+
+        Raises:
+            ValueError: If it is not one.
+        """
+        check_state(state, _KEYS, _FORMAT)
+        self.seen = {int(head): list(classes) for head, classes in state["seen"].items()}
+        self._known = set(state["known"])
+        self._epoch = int(state["epoch"])
+        self._frozen = list(state["frozen"])
+        if state["teacher"] is None:
+            self.teacher, self._teacher_state = None, None
+        elif self.teacher is not None and _shapes(self.teacher.state_dict()) == _shapes(
+            state["teacher"]
+        ):
+            self.teacher.load_state_dict(state["teacher"])
+        else:
+            self.teacher, self._teacher_state = None, dict(state["teacher"])
+
+    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+        """Put the teacher of a loaded state together."""
+        if self._teacher_state is not None:
+            self.teacher = _freeze_copy(strategy.model)
+            self.teacher.load_state_dict(self._teacher_state)
+            self._teacher_state = None
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Start counting the epochs of the experience."""
@@ -246,7 +306,7 @@ class LwFPlugin(SupervisedPlugin):  # type: ignore[misc]
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Take the model as the next experience's teacher and note the classes it knows."""
         self._unfreeze(strategy.model)
-        self.teacher = copy.deepcopy(strategy.model).eval().requires_grad_(False)
+        self.teacher = _freeze_copy(strategy.model)
         self._known = {name for name, _ in strategy.model.named_parameters()}
         multi_head = is_multi_task_module(strategy.model)
         for head, classes in _seen_classes(strategy.experience, multi_head=multi_head).items():
@@ -301,6 +361,14 @@ class LwFPlugin(SupervisedPlugin):  # type: ignore[misc]
         for name in self._frozen:
             parameters[name].requires_grad_(True)
         self._frozen = []
+
+
+def _freeze_copy(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
 
 
 def _columns(logits: Tensor, classes: Sequence[int]) -> Tensor:

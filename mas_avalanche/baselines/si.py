@@ -34,6 +34,7 @@ References:
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -45,8 +46,12 @@ from torch.utils.hooks import RemovableHandle
 from mas_avalanche.consolidation import grow_rows, move_to_model
 from mas_avalanche.guard import check_weights
 from mas_avalanche.penalty import QuadraticPenalty
+from mas_avalanche.state import check_state, check_weighted
 
 __all__ = ["SIPlugin"]
+
+_FORMAT = 1
+_KEYS = frozenset({"importance", "anchor", "path", "gradient", "num_passes"})
 
 
 class SIPlugin(SupervisedPlugin):  # type: ignore[misc]
@@ -98,6 +103,40 @@ class SIPlugin(SupervisedPlugin):  # type: ignore[misc]
         task's gradient and the values before the step.
         """
         return sum(t.numel() for t in (*self.importance.values(), *self.anchor.values()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return importance, anchor and the path integral so far, as plain tensors and numbers.
+
+        Returns:
+            A dictionary that ``torch.load(..., weights_only=True)`` reads back, valid between any
+            two iterations. In the middle of an experience it shares memory with the plugin: save
+            or copy it before the next iteration.
+        """
+        return {
+            "format": _FORMAT,
+            "importance": dict(self.importance),
+            "anchor": dict(self.anchor),
+            "path": dict(self._path),
+            "gradient": dict(self._gradient),
+            "num_passes": self._num_passes,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned; the constructor's options stay.
+
+        Args:
+            state: A dictionary from :meth:`state_dict`. One from the middle of an experience is
+                loaded after ``before_training_exp``, which starts a new path integral.
+
+        Raises:
+            ValueError: If it is not one, or its importance and anchor do not fit together.
+        """
+        check_state(state, _KEYS, _FORMAT)
+        check_weighted(state["importance"], state["anchor"])
+        self.importance, self.anchor = dict(state["importance"]), dict(state["anchor"])
+        self._path = {name: value.clone() for name, value in state["path"].items()}
+        self._gradient = {name: value.clone() for name, value in state["gradient"].items()}
+        self._num_passes = int(state["num_passes"])
 
     @torch.no_grad()
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:

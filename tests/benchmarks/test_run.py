@@ -247,16 +247,35 @@ def kill_after(monkeypatch, iterations):
     monkeypatch.setattr(module._Watch, "before_backward", before_backward)
 
 
-@pytest.mark.parametrize(("method_name", "strength"), [("naive", None), ("mas", 0.1)])
-def test_a_run_killed_at_ten_random_moments_ends_with_the_same_record(
-    tmp_path, monkeypatch, method_name, strength
+METHODS = [
+    pytest.param("naive", None, {}, marks=pytest.mark.slow),
+    pytest.param("joint", None, {}, marks=pytest.mark.slow),
+    ("mas", 0.1, {}),
+    pytest.param("mas_proximal", 0.1, {}, marks=pytest.mark.slow),
+    pytest.param("ewc", 10.0, {}, marks=pytest.mark.slow),
+    pytest.param("ewc_online", 10.0, {}, marks=pytest.mark.slow),
+    ("si", 1.0, {}),
+    pytest.param("lwf", 1.0, {}, marks=pytest.mark.slow),
+    ("lwf", 1.0, {"warmup_epochs": 1}),
+]
+
+
+@pytest.mark.parametrize(("method_name", "strength", "options"), METHODS)
+def test_a_run_killed_at_six_random_moments_ends_with_the_same_record(
+    tmp_path, monkeypatch, method_name, strength, options
 ):
-    config = smoke_config(method_name, strength, model_options={"hidden": [16], "dropout": 0.2})
+    config = smoke_config(
+        method_name,
+        strength,
+        model_options={"hidden": [16], "dropout": 0.2},
+        options={method_name: options},
+        training={"optimizer": "adam", "learning_rate": 0.01, "epochs": 2, "batch_size": 64},
+    )
     whole = execute(config)
     path = tmp_path / "states" / "run.pt"
     generator = torch.Generator().manual_seed(0)
     kills = 0
-    while kills < 10:
+    while kills < 6:
         with monkeypatch.context() as patch:
             kill_after(patch, int(torch.randint(1, 20, (), generator=generator)))
             try:
@@ -285,7 +304,7 @@ def test_a_run_goes_on_from_the_task_it_had_reached(tmp_path, monkeypatch):
 
     def learn(self, strategy, *arguments):
         trained.append(strategy.position)
-        original(self, strategy, *arguments)
+        return original(self, strategy, *arguments)
 
     monkeypatch.setattr(module._Trial, "_learn", learn)
     execute(config, checkpoint=FilePlace(path))
