@@ -30,6 +30,7 @@ SOURCES = (
     "benchmarks/methods/**/*.py",
     "benchmarks/data/**/*.py",
     "benchmarks/checkpoint.py",
+    "benchmarks/continual_selection.py",
     "benchmarks/models.py",
     "benchmarks/run.py",
 )

@@ -51,7 +51,9 @@ class Record:
             ``R[i][j]`` in 0..1: accuracy on task j after training task i, for all j. A joint run
             has one row; a run that did not finish has the rows it reached.
         initial_accuracy: For the same split the accuracy on each task before any training.
-        seconds: ``total``, and by task ``training``, ``consolidation``, ``evaluation``.
+        seconds: ``total``, and by task ``training``, ``consolidation``, ``evaluation``. Where a run
+            chose for itself these are of the trainings that were kept; the time of the others is in
+            ``selection``.
         peak_memory_bytes: Greatest resident memory of the process during the run; of the
             accelerator where one is used.
         parameters: ``trainable``, and ``stored_extra``: numbers that the method keeps beside the
@@ -59,6 +61,8 @@ class Record:
         importance: Of evaluation runs of methods that weigh parameters: what is held after each
             task, by task name and layer: ``sum``, ``num_parameters``, and ``histogram`` of decimal
             logarithms (``counts``, ``edges``, ``num_zero``).
+        selection: Where learning rate and strength were chosen in the run itself: by task what was
+            tried and kept, see :class:`benchmarks.continual_selection.TaskSelection`.
         history: Optional rows ``task``, ``epoch``, ``task_loss``, ``penalty``.
         versions: Versions of Python and of the packages that compute.
         code_version: Hash of the sources that can change results.
@@ -88,6 +92,7 @@ class Record:
     peak_memory_bytes: int = 0
     parameters: Mapping[str, int] = field(default_factory=dict)
     importance: Mapping[str, Any] | None = None
+    selection: tuple[Mapping[str, Any], ...] = ()
     history: tuple[Mapping[str, Any], ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     code_version: str
@@ -103,7 +108,10 @@ class Record:
         Raises:
             ValueError: If a number in the record is not finite.
         """
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
+        table = dataclasses.asdict(self)
+        if not self.selection:
+            del table["selection"]
+        return json.dumps(table, sort_keys=True, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str, where: str = "the text") -> "Record":

@@ -4,6 +4,9 @@ Every tuned method is trained with as many strengths on the tuning seeds, which 
 The strength with the best final average accuracy on *validation* data is then trained on the
 evaluation seeds. A strength with which a run did not finish loses to any with which all did; equal
 ones go to the smaller strength, which is closer to doing nothing.
+
+With the procedure "continual" there are no such runs: each evaluation run chooses for itself, see
+:mod:`benchmarks.continual_selection`, and what it tried is in its record.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -141,6 +144,7 @@ def _config(
         training=part.training,
         method_options=part.options[method],
         threads=part.threads,
+        selection=study.selection.continual,
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import methods, models, streams
+from benchmarks.continual_selection import Continual
 from benchmarks.record import table_key
 from benchmarks.schema import check_known, from_table
 
@@ -52,10 +53,15 @@ class Selection:
 
     Attributes:
         procedure: "grid": the strength with the best final average accuracy on validation data,
-            averaged over the tuning seeds; equal ones go to the smaller strength.
+            averaged over the tuning seeds; equal ones go to the smaller strength. "continual":
+            learning rate and strength are chosen in each evaluation run, task by task, see
+            :mod:`benchmarks.continual_selection`; the grid of a method holds the one strength from
+            which the decay starts, and there are no tuning seeds.
+        continual: Constants of that procedure; None with any other.
     """
 
-    procedure: Literal["grid"] = "grid"
+    procedure: Literal["grid", "continual"] = "grid"
+    continual: Continual | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,8 @@ class Training:
 
     Attributes:
         optimizer: "sgd", "adam" or "adamw". Its state starts afresh with each task.
-        learning_rate: Step size, the same for every method.
+        learning_rate: Step size, the same for every method. With the procedure
+            "continual" it is what the factors on learning rates multiply.
         epochs: Passes over each task's training data.
         batch_size: Samples a mini-batch.
         momentum: Of SGD; 0 for the other optimizers.
@@ -115,6 +122,8 @@ class Part:
         grid: For each tuned method its strengths; as many for every one.
         options: For each method its other keyword arguments; defaults are written out.
         threads: Threads of one run. Part of the configuration, as rounding depends on it.
+        gpus: Share of a GPU that a run takes on a cluster with ``--device cuda``; 0.25 places four
+            runs on each.
     """
 
     name: str
@@ -128,6 +137,7 @@ class Part:
     grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     threads: int = 1
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -171,6 +181,8 @@ class RunConfig:
         training: See :class:`Training`.
         method_options: The method's keyword arguments beside the strength.
         threads: Threads of the run.
+        selection: Constants where learning rate and strength are chosen in the run itself;
+            ``strength`` is then where the decay starts.
     """
 
     study: str
@@ -186,10 +198,16 @@ class RunConfig:
     training: Training
     method_options: Mapping[str, Any]
     threads: int = 1
+    selection: Continual | None = None
 
     def to_table(self) -> dict[str, Any]:
         """Return the configuration as plain data."""
         table = dataclasses.asdict(self)
+        if self.selection is None:
+            del table["selection"]
+        else:
+            factors = list(self.selection.learning_rate_factors)  # as JSON reads it back
+            table["selection"]["learning_rate_factors"] = factors
         if self.training.decay_every is None:
             # So that the records of such runs are still those of this configuration.
             del table["training"]["decay_every"], table["training"]["decay"]
@@ -254,8 +272,10 @@ def parse(table: Mapping[str, Any], name: str) -> Study:
         for key, part in parts.items()
     ]
     study = from_table(Study, {**table, "name": name}, where)
+    selection = _resolve_selection(study.selection, where)
+    study = dataclasses.replace(study, selection=selection)
     _check_seeds(study, where)
-    resolved = tuple(_resolve_part(part, where) for part in study.parts)
+    resolved = tuple(_resolve_part(part, selection, where) for part in study.parts)
     if not study.seeds.tuning and any(len(g) > 1 for p in resolved for g in p.grid.values()):
         raise ValueError(
             f"Expected `tuning` in [seeds] of {where} to name a seed, as strengths are chosen."
@@ -270,7 +290,23 @@ def _check_name(name: str, what: str) -> None:
         )
 
 
+def _resolve_selection(selection: Selection, where: str) -> Selection:
+    if selection.procedure == "continual":
+        return dataclasses.replace(selection, continual=selection.continual or Continual())
+    if selection.continual is not None:
+        raise ValueError(
+            f"Expected no table [selection.continual] in {where} with the procedure "
+            f'"{selection.procedure}".'
+        )
+    return selection
+
+
 def _check_seeds(study: Study, where: str) -> None:
+    if study.selection.continual is not None and study.seeds.tuning:
+        raise ValueError(
+            f'Expected no `tuning` in [seeds] of {where}: with the procedure "continual" each run '
+            "chooses for itself."
+        )
     if not study.seeds.evaluation:
         raise ValueError(f"Expected `evaluation` in [seeds] of {where} to name at least one seed.")
     both = [*study.seeds.tuning, *study.seeds.evaluation]
@@ -284,19 +320,24 @@ def _check_seeds(study: Study, where: str) -> None:
         raise ValueError(f"Expected the seeds of {where} not to be negative, got {min(both)}.")
 
 
-def _resolve_part(part: Part, study: str) -> Part:
+def _resolve_part(part: Part, selection: Selection, study: str) -> Part:
     where = f"[parts.{part.name}] of {study}"
     _check_name(part.name, "part")
     _check_training(part.training, where)
     if part.threads < 1:
         raise ValueError(f"Expected `threads` in {where} to be at least 1, got {part.threads}.")
+    if part.gpus < 0.0 or (part.gpus > 1.0 and not part.gpus.is_integer()):
+        raise ValueError(
+            f"Expected `gpus` in {where} to be a share of one GPU or a whole number, got "
+            f"{part.gpus}."
+        )
     check_known([part.stream], streams.names(), "stream", where)
     allowed = {k: v for k, v in streams.options(part.stream).items() if k != "data_root"}
     stream_options = _fill(part.stream_options, allowed, f"`stream_options` in {where}")
     check_known([part.model], models.names(), "model", where)
     allowed = models.options(part.model)
     model_options = _fill(part.model_options, allowed, f"`model_options` in {where}")
-    grid, options = _resolve_methods(part, where)
+    grid, options = _resolve_methods(part, selection, where)
     return dataclasses.replace(
         part, stream_options=stream_options, model_options=model_options, grid=grid, options=options
     )
@@ -352,7 +393,7 @@ def _method_options(method: methods.Method) -> dict[str, Any]:
 
 
 def _resolve_methods(
-    part: Part, where: str
+    part: Part, selection: Selection, where: str
 ) -> tuple[dict[str, tuple[float, ...]], dict[str, dict[str, Any]]]:
     if not part.methods:
         raise ValueError(f"Expected `methods` in {where} to name at least one method.")
@@ -367,7 +408,7 @@ def _resolve_methods(
     for name in part.methods:
         method = methods.get(name)
         if method.strength is not None:
-            grid[name] = _check_grid(part.grid.get(name, method.default_grid), name, where)
+            grid[name] = _check_grid(_strengths(part, method, selection, where), name, where)
         elif name in part.grid:
             raise ValueError(f"Expected no grid for `{name}` in {where}: it has nothing to tune.")
         place = f"`{name}` in [options] of {where}"
@@ -380,6 +421,25 @@ def _resolve_methods(
             "A method that is tried more often is not compared fairly."
         )
     return grid, options
+
+
+def _strengths(
+    part: Part, method: methods.Method, selection: Selection, where: str
+) -> tuple[float, ...]:
+    if selection.continual is None:
+        return part.grid.get(method.name, method.default_grid)
+    if not method.knob:
+        raise ValueError(
+            f"Expected the methods in {where} to change their strength from task to task, as the "
+            f'procedure "continual" does; `{method.name}` cannot.'
+        )
+    strengths = part.grid.get(method.name, method.default_grid[:1])
+    if len(strengths) != 1:
+        raise ValueError(
+            f"Expected one strength in the grid of `{method.name}` in {where}, got "
+            f'{len(strengths)}. With the procedure "continual" it is where the decay starts.'
+        )
+    return strengths
 
 
 def _check_grid(strengths: tuple[float, ...], method: str, where: str) -> tuple[float, ...]:

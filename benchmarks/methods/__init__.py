@@ -8,8 +8,9 @@ import importlib
 import inspect
 import math
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from benchmarks.schema import suggest
@@ -30,6 +31,11 @@ class Method:
             a ``num_stored()`` that counts the numbers kept beside the model. Its keyword-only
             parameters are the method's options.
         joint: Whether it trains once on the union of all tasks.
+        knob: Attribute of the plugins that holds the strength, dotted where it lies deeper. Without
+            it the strength cannot change from task to task.
+        variant_of: Name of the method that this one varies: the same idea in another form or from
+            another implementation. Reports compare it with that method and crown neither over the
+            other.
         paper: Citation.
         notes: Deviations and choices that reports print.
     """
@@ -40,6 +46,8 @@ class Method:
     default_grid: tuple[float, ...]
     plugins: Callable[..., list[Any]]
     joint: bool = False
+    knob: str = ""
+    variant_of: str | None = None
     paper: str = ""
     notes: tuple[str, ...] = ()
 
@@ -101,6 +109,26 @@ class Method:
                     f"{type(plugin).__name__} without. Reports state what a method stores."
                 )
         return plugins
+
+    def set_strength(self, plugins: Sequence[Any], strength: float) -> None:
+        """Change the strength of plugins that are in use.
+
+        Args:
+            plugins: What :meth:`make` gave, or copies.
+            strength: The new strength.
+
+        Raises:
+            TypeError: If the method has no ``knob``, or a plugin lacks that attribute.
+        """
+        *way, last = self.knob.split(".")
+        for plugin in plugins:
+            holder = reduce(getattr, way, plugin)
+            if not hasattr(holder, last):
+                raise TypeError(
+                    f"Expected `knob` of method {self.name!r} to name an attribute of "
+                    f"{type(plugin).__name__}, got {self.knob!r}. It holds the strength."
+                )
+            setattr(holder, last, strength)
 
 
 def names() -> tuple[str, ...]:

@@ -27,6 +27,8 @@ METHOD = Method(
     strength="λ",
     default_grid=(3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0, 3.0),
     plugins=_plugins,
+    knob="ewc_lambda",
+    variant_of="ewc",
     paper=get("ewc").paper,
     notes=(
         "As shipped: squares mini-batch gradients, augmented data, no factor ½, two copies of the "

@@ -27,6 +27,8 @@ METHOD = Method(
     strength="α",
     default_grid=(20.0, 10.0, 5.0, 2.0, 1.0, 0.5, 0.2),
     plugins=_plugins,
+    knob="lwf.alpha",
+    variant_of="lwf",
     paper=get("lwf").paper,
     notes=("As shipped: teacher in training mode, no factor T².",),
 )

@@ -27,6 +27,8 @@ METHOD = Method(
     strength="λ",
     default_grid=get("mas").default_grid,
     plugins=_plugins,
+    knob="_lambda",
+    variant_of="mas",
     paper=get("mas").paper,
     notes=(
         "As shipped: magnitude of mini-batch gradients, training mode, augmented data, moving "

@@ -18,6 +18,15 @@ from benchmarks.methods._shipped import CountsStored
 class _SI(CountsStored, SynapticIntelligencePlugin):  # type: ignore[misc]
     """Avalanche's plugin with a count of what it stores."""
 
+    @property
+    def strength(self) -> float:
+        """The strength of every experience, which Avalanche keeps in a list of one."""
+        return float(self.si_lambda[0])
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        self.si_lambda = [value]
+
 
 def _plugins(strength: float) -> list[Any]:
     return [_SI(si_lambda=strength)]
@@ -29,6 +38,8 @@ METHOD = Method(
     strength="λ",
     default_grid=get("si").default_grid,
     plugins=_plugins,
+    knob="strength",
+    variant_of="si",
     paper=get("si").paper,
     notes=(
         "As shipped: protects nothing on a CPU, where all its importance is 0; elsewhere it is "

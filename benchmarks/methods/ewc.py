@@ -25,6 +25,7 @@ METHOD = Method(
     strength="λ",
     default_grid=(1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0),
     plugins=_plugins,
+    knob="ewc_lambda",
     paper=(
         "Kirkpatrick et al. (2017), Overcoming catastrophic forgetting in neural networks, PNAS."
     ),

@@ -21,6 +21,7 @@ METHOD = Method(
     strength="λ",
     default_grid=get("ewc").default_grid,
     plugins=_plugins,
+    knob="ewc_lambda",
     paper=(
         "Schwarz et al. (2018), Progress & Compress: A scalable framework for continual learning, "
         "ICML."

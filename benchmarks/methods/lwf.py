@@ -20,6 +20,7 @@ METHOD = Method(
     strength="α",
     default_grid=(10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1),
     plugins=_plugins,
+    knob="alpha",
     paper="Li and Hoiem (2016), Learning without Forgetting, ECCV.",
     notes=(
         "Each old head is distilled with temperature 2 and factor T²; the losses are summed.",

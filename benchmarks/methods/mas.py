@@ -27,6 +27,7 @@ METHOD = Method(
     strength="λ",
     default_grid=(3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003),
     plugins=_plugins,
+    knob="lambda_reg",
     paper="Aljundi et al. (2018), Memory Aware Synapses: Learning what (not) to forget, ECCV.",
     notes=("Importance is exact per sample and summed over tasks.",),
 )

@@ -26,6 +26,8 @@ METHOD = Method(
     strength="λ",
     default_grid=(0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003),
     plugins=_plugins,
+    knob="lambda_reg",
+    variant_of="mas",
     paper=get("mas").paper,
     notes=("Importance from each layer's own output, without a backward pass through the net.",),
 )

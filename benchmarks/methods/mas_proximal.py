@@ -25,6 +25,8 @@ METHOD = Method(
     strength="λ",
     default_grid=get("mas").default_grid,
     plugins=_plugins,
+    knob="lambda_reg",
+    variant_of="mas",
     paper=get("mas").paper,
     notes=("Not in the paper: the penalty acts as an implicit step, stable for every λ.",),
 )

@@ -23,6 +23,8 @@ METHOD = Method(
     strength="λ",
     default_grid=get("mas").default_grid,
     plugins=_plugins,
+    knob="lambda_reg",
+    variant_of="mas",
     paper=get("mas").paper,
     notes=("Importance from the gradient of every output; one backward pass an output.",),
 )

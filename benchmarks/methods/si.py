@@ -20,6 +20,7 @@ METHOD = Method(
     strength="c",
     default_grid=(30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03),
     plugins=_plugins,
+    knob="si_lambda",
     paper="Zenke et al. (2017), Continual Learning Through Synaptic Intelligence, ICML.",
     notes=(
         "Path integral of the task gradient alone; the sum over tasks is cut at 0 and has no "

@@ -122,10 +122,8 @@ class EWCPlugin(SupervisedPlugin):  # type: ignore[misc]
         max_samples: int | None = None,
     ) -> None:
         super().__init__()
-        if not (math.isfinite(ewc_lambda) and ewc_lambda >= 0):
-            raise ValueError(
-                f"Expected `ewc_lambda` to be finite and not negative, got {ewc_lambda}."
-            )
+        self.penalty = QuadraticPenalty(0.0)
+        self.ewc_lambda = ewc_lambda
         if mode not in get_args(Mode):
             raise ValueError(f"Expected `mode` to be one of {get_args(Mode)}, got {mode!r}.")
         if not 0 <= decay_factor <= 1:
@@ -135,14 +133,23 @@ class EWCPlugin(SupervisedPlugin):  # type: ignore[misc]
                 f'Expected `decay_factor` to be 1 with mode "separate", got {decay_factor}. '
                 f'Give mode="online" to let old importance decay.'
             )
-        self.ewc_lambda = ewc_lambda
         self.mode: Mode = mode
         self.decay_factor = decay_factor
         self.batch_size = batch_size
         self.max_samples = max_samples
         self.importance: dict[str, Tensor] = {}
         self.anchor: dict[str, Tensor] = {}
-        self.penalty = QuadraticPenalty(ewc_lambda / 2)
+
+    @property
+    def ewc_lambda(self) -> float:
+        """Weight λ of the penalty; may be changed between iterations."""
+        return 2 * self.penalty.strength
+
+    @ewc_lambda.setter
+    def ewc_lambda(self, value: float) -> None:
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"Expected `ewc_lambda` to be finite and not negative, got {value}.")
+        self.penalty.strength = value / 2
 
     def num_stored(self) -> int:
         """Count the numbers kept beside the model between experiences."""

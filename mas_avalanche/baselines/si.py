@@ -75,18 +75,14 @@ class SIPlugin(SupervisedPlugin):  # type: ignore[misc]
 
     def __init__(self, si_lambda: float = 1.0, xi: float = 0.1) -> None:
         super().__init__()
-        if not (math.isfinite(si_lambda) and si_lambda >= 0):
-            raise ValueError(
-                f"Expected `si_lambda` to be finite and not negative, got {si_lambda}."
-            )
+        self.penalty = QuadraticPenalty(0.0)
+        self.penalty.on_task_gradient = self._note_gradient
+        self.si_lambda = si_lambda
         if not (math.isfinite(xi) and xi > 0):
             raise ValueError(f"Expected `xi` to be finite and positive, got {xi}.")
-        self.si_lambda = si_lambda
         self.xi = xi
         self.importance: dict[str, Tensor] = {}
         self.anchor: dict[str, Tensor] = {}
-        self.penalty = QuadraticPenalty(si_lambda)
-        self.penalty.on_task_gradient = self._note_gradient
         self._path: dict[str, Tensor] = {}
         self._earlier: dict[str, Tensor] = {}
         self._latest: dict[str, Tensor] = {}
@@ -95,6 +91,17 @@ class SIPlugin(SupervisedPlugin):  # type: ignore[misc]
         self._before: dict[str, Tensor] = {}
         self._has_stepped = False
         self._step_hook: RemovableHandle | None = None
+
+    @property
+    def si_lambda(self) -> float:
+        """Weight c of the penalty; may be changed between iterations."""
+        return self.penalty.strength
+
+    @si_lambda.setter
+    def si_lambda(self, value: float) -> None:
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"Expected `si_lambda` to be finite and not negative, got {value}.")
+        self.penalty.strength = value
 
     def num_stored(self) -> int:
         """Count the numbers kept beside the model between experiences.

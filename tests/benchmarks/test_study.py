@@ -1,7 +1,12 @@
+import dataclasses
 import tomllib
 
 import pytest
 
+from benchmarks import methods
+from benchmarks.continual_selection import Continual
+from benchmarks.methods import get
+from benchmarks.selection import evaluation_runs
 from benchmarks.study import available, load, parse
 from tests.benchmarks.studies import smoke_study, smoke_table
 
@@ -78,7 +83,9 @@ PART = "parts.digits"
         ("seeds.evaluation", [0, 1], "each seed once .* got 0 again"),
         ("seeds.evaluation", [-1], "not to be negative, got -1"),
         ("seeds.tuning", [], "Expected `tuning` .* to name a seed"),
-        ("selection", {"procedure": "guess"}, "one of grid; got 'guess'"),
+        ("selection", {"procedure": "guess"}, "one of grid, continual; got 'guess'"),
+        ("selection", {"continual": {}}, r"no table \[selection.continual\] .* \"grid\""),
+        ("selection", {"procedure": "continual"}, "no `tuning` .* each run chooses for itself"),
     ],
 )
 def test_a_mistake_is_one_clear_sentence(path, value, message):
@@ -109,6 +116,59 @@ def test_unequal_grids_are_refused():
         ValueError, match=r"as many strengths for every tuned method .* mas 2, si 3"
     ):
         smoke_study(methods=["mas", "si"], grid={"mas": [1.0, 2.0], "si": [1.0, 2.0, 3.0]})
+
+
+def continual_table(**constants):
+    table = smoke_table()
+    table["seeds"] = {"evaluation": [1]}
+    table["selection"] = {"procedure": "continual", "continual": constants}
+    table["parts"]["digits"]["grid"] = {"mas": [2.0]}
+    return table
+
+
+def test_a_continual_study_starts_from_one_strength_a_method():
+    study = parse(continual_table(max_attempts=3), "smoke")
+    assert study.selection.continual == Continual(max_attempts=3)
+    assert study.parts[0].grid == {"mas": (2.0,)}
+    table = continual_table()
+    del table["parts"]["digits"]["grid"], table["selection"]["continual"]
+    study = parse(table, "smoke")
+    assert study.selection.continual == Continual()
+    assert study.parts[0].grid == {"mas": (methods.get("mas").default_grid[0],)}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (f"{PART}.grid", {"mas": [2.0, 1.0]}, "Expected one strength in the grid of `mas`.* got 2"),
+        ("selection.continual", {"margin": 0.1}, "Unknown key `margin` in"),
+        ("selection.continual", {"drop_margin": 1.0}, "at least 0 and below 1, got 1.0"),
+        ("selection.continual", {"decay_factor": 1.0}, "between 0 and 1, got 1.0"),
+        ("selection.continual", {"max_attempts": 0}, "`max_attempts` to be at least 1, got 0"),
+        ("selection.continual", {"learning_rate_factors": []}, "at least one factor"),
+        ("selection.continual", {"learning_rate_factors": [1, 1]}, "there once"),
+    ],
+)
+def test_a_mistake_in_a_continual_study_is_refused(path, value, message):
+    table = continual_table()
+    _put(table, path, value)
+    with pytest.raises(ValueError, match=message):
+        parse(table, "smoke")
+
+
+def test_a_method_that_cannot_change_its_strength_takes_no_part_in_a_continual_study(monkeypatch):
+    fixed = dataclasses.replace(methods.get("mas"), knob="")
+    monkeypatch.setattr(methods, "get", lambda name: fixed if name == "mas" else get(name))
+    with pytest.raises(ValueError, match=r"change their strength from task to task.* `mas` cannot"):
+        parse(continual_table(), "smoke")
+
+
+def test_the_configuration_of_a_run_has_a_selection_only_where_it_chooses_for_itself():
+    (config,) = evaluation_runs(study := parse(continual_table(), "s"), study.parts[0], "mas", 2.0)
+    assert config.to_table()["selection"]["decay_factor"] == 0.5
+    study = smoke_study()
+    (config, _) = evaluation_runs(study, study.parts[0], "mas", 2.0)
+    assert "selection" not in config.to_table()
 
 
 def test_a_file_with_broken_toml_is_named(tmp_path):
