@@ -13,6 +13,7 @@ from benchmarks.files import write_atomic
 from benchmarks.render import TIMINGS
 from benchmarks.render.timings import build
 from benchmarks.speed.importance import CASES, measure
+from benchmarks.speed.methods import measure_data, measure_methods, measure_tasks, measure_widths
 from benchmarks.speed.penalty import measure_penalty
 from benchmarks.speed.training import measure_training
 
@@ -73,5 +74,11 @@ def _measure(rounds: int, threads: int, cases: Sequence[str] | None) -> dict[str
         },
         "training": measure_training(rounds=rounds),
         "penalty": measure_penalty(rounds=rounds),
+        "methods": measure_methods(rounds=rounds),
+        "growth": {
+            "tasks": measure_tasks(),
+            "width": measure_widths(),
+            "data": measure_data(),
+        },
         "importance": measure(cases, rounds=rounds, peer_rounds=min(3, rounds), threads=threads),
     }

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from statistics import median
 
 import torch
 
-__all__ = ["interleaved"]
+__all__ = ["interleaved", "peak_bytes"]
 
 
 def interleaved(
@@ -49,6 +50,32 @@ def interleaved(
             "rounds": rounds,
         }
     return result
+
+
+def peak_bytes(action: Callable[[], object]) -> int | None:
+    """Measure how far this process's memory rises above where it stands.
+
+    Args:
+        action: A function without arguments.
+
+    Returns:
+        The rise of the resident set at its highest, in bytes; None where the system does not let
+        the high-water mark be reset (Linux does).
+    """
+    mark = Path("/proc/self/clear_refs")
+    if not mark.exists():
+        return None
+    mark.write_text("5")
+    before = _status("VmRSS")
+    action()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"Expected /proc/self/status to hold {field}, got none.")
 
 
 def _seconds(function: Callable[[], object]) -> float:

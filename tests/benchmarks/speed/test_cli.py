@@ -1,12 +1,13 @@
 """The page of the timings: from measurement to bytes that `report --all --check` accepts."""
 
 import json
+from functools import partial
 
 import pytest
 from torch import nn
 
 from benchmarks import render
-from benchmarks.speed import cli, importance, training
+from benchmarks.speed import cli, importance, methods, training
 from benchmarks.speed.penalty import measure_penalty
 from tests.benchmarks.speed.test_importance import _small
 
@@ -27,11 +28,26 @@ def test_measures_and_writes_a_page_that_the_check_accepts(tmp_path, monkeypatch
         "measure_penalty",
         lambda rounds: measure_penalty(rounds=rounds, batch_size=4, image_size=32, width=0.05),
     )
+    few = {"rounds": 1, "num_samples": 32}
+    monkeypatch.setattr(
+        cli, "measure_methods", lambda rounds: methods.measure_methods(names=["mas", "si"], **few)
+    )
+    monkeypatch.setattr(methods, "GROWING", ("naive", "mas"))
+    monkeypatch.setattr(cli, "measure_tasks", partial(methods.measure_tasks, counts=(2, 3), **few))
+    monkeypatch.setattr(cli, "measure_widths", partial(methods.measure_widths, widths=(4,), **few))
+    monkeypatch.setattr(cli, "measure_data", partial(methods.measure_data, counts=(200, 400)))
     folder = tmp_path / "speed"
     assert cli.main(["--out", str(folder), "--rounds", "1", "--threads", "1"]) == 0
     assert f"The page lies at {folder / 'index.html'}" in capsys.readouterr().out
     page = (folder / "README.md").read_text(encoding="utf-8")
-    for words in ("A small net", "plain mini-batch pass", "Avalanche's MASPlugin", "plain loop"):
+    for words in (
+        "A small net",
+        "plain mini-batch pass",
+        "Avalanche's MASPlugin",
+        "plain loop",
+        "3 tasks",
+        "width 4",
+    ):
         assert words in page
 
     render.index(tmp_path)
