@@ -10,6 +10,8 @@ where a strength is chosen, which never looks at test data, and on test data whe
 """
 
 import contextlib
+import copy
+import dataclasses
 import hashlib
 import math
 import random
@@ -50,22 +52,22 @@ from benchmarks.checkpoint import (
     optimizer_state,
     random_state,
 )
+from benchmarks.continual_selection import Outcome, learn
 from benchmarks.data import DataError
 from benchmarks.record import Record
+from benchmarks.storage import StoreError
 from benchmarks.streams import Split, Stream
 from benchmarks.study import RunConfig, Training
+from mas_avalanche.guard import DivergenceError
 from mas_avalanche.inspect import importance_histograms
 from mas_avalanche.penalty import StabilityWarning
 from mas_avalanche.tensor_batches import BatchDataset, BatchSource, TensorBatches, batch_source
 
-__all__ = ["DivergenceError", "derive_seed", "execute", "experiences"]
+__all__ = ["derive_seed", "execute", "experiences"]
 
 EVALUATION_BATCH = 512
+EVALUATION_BYTES = 2**26
 CACHE_BYTES = 2**28
-
-
-class DivergenceError(RuntimeError):
-    """The loss or a weight left the finite numbers; the message says when and where."""
 
 
 def derive_seed(seed: int, purpose: str, index: int = 0) -> int:
@@ -152,6 +154,7 @@ def execute(
 
     Raises:
         DataError: If the data set is missing or damaged: that tells nothing about the method.
+        StoreError: If the state cannot be kept: neither does that.
     """
     id = config.key(provenance.code_version())
     keeper = None
@@ -163,7 +166,7 @@ def execute(
     with _settings(config.threads, device):
         try:
             trial.train()
-        except DataError:
+        except (DataError, StoreError):
             raise
         except DivergenceError as caught:
             status, error = "diverged", _describe(caught, trace=False)
@@ -255,6 +258,7 @@ class _Trial:
         default_factory=lambda: {"training": [], "consolidation": [], "evaluation": []}
     )
     history: list[dict[str, Any]] = field(default_factory=list)
+    selection: list[dict[str, Any]] = field(default_factory=list)
     importance: dict[str, Any] = field(default_factory=dict)
 
     def train(self) -> None:
@@ -273,17 +277,7 @@ class _Trial:
         probe = _Probe(stream, self.device)
         self.split = "test" if config.role == "evaluation" else "validation"
         self.initial = probe.accuracy(model, self.split)
-        strategy = _Strategy(
-            config=config,
-            model=model,
-            optimizer=_optimizer(model, config.training),
-            plugins=[
-                *_schedule(config.training),
-                _Watch(self.history, [task.name for task in stream.tasks], self.plugins),
-                *self.plugins,
-            ],
-            device=self.device,
-        )
+        strategy = self._strategy(model, self.plugins, self.history, config.training)
         if method.joint:
             strategy.joint_tasks = tasks
             tasks = [_union(tasks)]
@@ -293,7 +287,7 @@ class _Trial:
             strategy.after_iteration = partial(self.keeper.keep, state, inside=True)
         for position, experience in enumerate(tasks[first:], start=first):
             strategy.position = position
-            self._learn(strategy, experience, probe)
+            strategy = self._learn(strategy, experience, probe)
             if self.keeper is not None and position + 1 < len(tasks):
                 self.keeper.keep(partial(self._state, strategy, inside=False), inside=False)
 
@@ -355,24 +349,116 @@ class _Trial:
         self._load_plugins(state)
         strategy.load_inside_state(state["inside"])
 
-    def _learn(self, strategy: "_Strategy", experience: DatasetExperience, probe: "_Probe") -> None:
-        self.task_begin, self.spent = time.perf_counter() - self.spent, 0.0
-        strategy.train(experience, eval_streams=[], reset_optimizer_state=True)
-        trained = time.perf_counter()
-        self.seconds["consolidation"].append(strategy.consolidation_seconds)
-        self.seconds["training"].append(trained - self.task_begin - strategy.consolidation_seconds)
+    def _strategy(
+        self,
+        model: nn.Module,
+        plugins: Sequence[Any],
+        history: list[dict[str, Any]],
+        training: Training,
+    ) -> "_Strategy":
+        names = [] if self.stream is None else [task.name for task in self.stream.tasks]
+        return _Strategy(
+            config=dataclasses.replace(self.config, training=training),
+            model=model,
+            optimizer=_optimizer(model, training),
+            plugins=[*_schedule(training), _Watch(history, names, plugins), *plugins],
+            device=self.device,
+        )
+
+    def _learn(
+        self, strategy: "_Strategy", experience: DatasetExperience, probe: "_Probe"
+    ) -> "_Strategy":
+        """Train on a task and measure what came of it; return the strategy that goes on."""
+        if self.config.selection is None:
+            spent = self._fit(strategy, experience)
+        else:
+            strategy, spent = self._select(strategy, experience, probe)
+        for what, seconds in spent.items():
+            self.seconds[what].append(seconds)
+        begin = time.perf_counter()
         self.rows.append(probe.accuracy(strategy.model, self.split))
-        self.seconds["evaluation"].append(time.perf_counter() - trained)
+        self.seconds["evaluation"].append(time.perf_counter() - begin)
         held = next((p.importance for p in self.plugins if getattr(p, "importance", None)), None)
         if held and self.config.role == "evaluation" and self.stream is not None:
             name = self.stream.tasks[strategy.position].name
             self.importance[name] = _summarise(held)
+        return strategy
+
+    def _fit(self, strategy: "_Strategy", experience: DatasetExperience) -> dict[str, float]:
+        """Train on a task; return the seconds of training and of consolidation."""
+        self.task_begin, self.spent = time.perf_counter() - self.spent, 0.0
+        strategy.train(experience, eval_streams=[], reset_optimizer_state=True)
+        seconds = time.perf_counter() - self.task_begin
+        consolidation = strategy.consolidation_seconds
+        return {"training": seconds - consolidation, "consolidation": consolidation}
+
+    def _select(
+        self, strategy: "_Strategy", experience: DatasetExperience, probe: "_Probe"
+    ) -> tuple["_Strategy", dict[str, float]]:
+        """Choose learning rate and strength for a task; take over the training that is kept.
+
+        Each training starts from copies of model and plugins, with the same random numbers.
+        """
+        config, method = self.config, methods.get(self.config.method)
+        if config.selection is None:
+            raise RuntimeError("Expected `selection` in the configuration, got none.")
+        positions = range(len(probe.stream.tasks)) if method.joint else [strategy.position]
+
+        def train(rate: float, strength: float | None) -> Outcome[_Learner]:
+            learner = self._copy(strategy, method, rate, strength)
+            try:
+                learner.spent = self._fit(learner.strategy, experience)
+            except DivergenceError:
+                return Outcome(None, None)
+            found = probe.pooled_accuracy(learner.strategy.model, "validation", positions)
+            return Outcome(learner, found)
+
+        begin = time.perf_counter()
+        kept, chosen = learn(
+            train,
+            learning_rate=config.training.learning_rate,
+            strength=self.selection[-1]["strength"] if self.selection else config.strength,
+            constants=config.selection,
+        )
+        search = time.perf_counter() - begin - (sum(kept.spent.values()) if kept else 0.0)
+        self.selection.append(dataclasses.replace(chosen, seconds=search).to_table())
+        if kept is None:
+            raise DivergenceError(
+                f"No training on task {strategy.position + 1} that could be kept stayed finite."
+            )
+        self.model, self.plugins = kept.strategy.model, kept.plugins
+        self.history += kept.history
+        return kept.strategy, kept.spent
+
+    def _copy(
+        self, strategy: "_Strategy", method: methods.Method, rate: float, strength: float | None
+    ) -> "_Learner":
+        """Copy what has been learned, to train it further with another rate and strength.
+
+        Without the strength that its method has, the copy has no plugins: plain fine-tuning.
+        """
+        model, plugins = copy.deepcopy((strategy.model, self.plugins))
+        if strength is not None:
+            method.set_strength(plugins, strength)
+        elif method.strength is not None:
+            plugins = []
+        history: list[dict[str, Any]] = []
+        training = dataclasses.replace(self.config.training, learning_rate=rate)
+        copied = self._strategy(model, plugins, history, training)
+        copied.position = strategy.position
+        copied.joint_tasks = strategy.joint_tasks
+        copied.clock.train_exp_counter = strategy.position
+        if self.keeper is not None:
+            # A task is begun anew: nothing is kept inside it, but a run that is stopped leaves.
+            copied.after_iteration = partial(self.keeper.keep, lambda: None, inside=True)
+        return _Learner(copied, plugins, history)
 
     def findings(self) -> dict[str, Any]:
         """Return what the record takes over from the stream, the model and the measurements."""
         found: dict[str, Any] = {
             "accuracy": {self.split: tuple(map(tuple, self.rows))} if self.rows else {},
             "initial_accuracy": {self.split: tuple(self.initial)} if self.initial else {},
+            "selection": tuple(self.selection),
             "history": tuple(self.history),
             "importance": self.importance or None,
         }
@@ -395,7 +481,17 @@ class _Trial:
         return found
 
 
-_MEASURED = ("started", "initial", "rows", "seconds", "history", "importance")
+@dataclass
+class _Learner:
+    """One of the trainings among which a run chooses."""
+
+    strategy: "_Strategy"
+    plugins: list[Any]
+    history: list[dict[str, Any]]
+    spent: dict[str, float] = field(default_factory=dict)
+
+
+_MEASURED = ("started", "initial", "rows", "seconds", "selection", "history", "importance")
 
 
 def _summarise(importance: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -405,7 +501,8 @@ def _summarise(importance: Mapping[str, Tensor]) -> dict[str, Any]:
     """
     layers: dict[str, list[Tensor]] = {}
     for name, value in importance.items():
-        layers.setdefault(name.rpartition(".")[0] or name, []).append(value.detach().flatten())
+        # Avalanche's own plugins wrap their tensors; `data` is the plain tensor of either.
+        layers.setdefault(name.rpartition(".")[0] or name, []).append(value.data.flatten())
     joined = {name: torch.cat(values).cpu() for name, values in layers.items()}
     reached = {name: value for name, value in joined.items() if bool((value > 0).any())}
     if not reached:
@@ -709,7 +806,6 @@ class _Probe:
         self.cache: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
         self.cached_bytes = 0
 
-    @torch.no_grad()
     def accuracy(self, model: nn.Module, split: str) -> list[float]:
         """Return the accuracy on every task, 0..1.
 
@@ -717,21 +813,40 @@ class _Probe:
             model: Left as it is.
             split: "test" or "validation".
         """
+        counts = self._counts(model, split, range(len(self.stream.tasks)))
+        return [right / count if count else 0.0 for right, count in counts]
+
+    def pooled_accuracy(self, model: nn.Module, split: str, positions: Sequence[int]) -> float:
+        """Return the accuracy on the samples of some tasks taken together, 0..1.
+
+        Args:
+            model: Left as it is.
+            split: "test" or "validation".
+            positions: The tasks.
+        """
+        counts = self._counts(model, split, positions)
+        count = sum(count for _, count in counts)
+        return sum(right for right, _ in counts) / count if count else 0.0
+
+    @torch.no_grad()
+    def _counts(
+        self, model: nn.Module, split: str, positions: Sequence[int]
+    ) -> list[tuple[int, int]]:
         modes = {name: module.training for name, module in model.named_modules()}
         model.eval()
-        row = [self._share(model, split, position) for position in range(len(self.stream.tasks))]
+        counts = [self._count(model, split, position) for position in positions]
         for name, module in model.named_modules():
             module.training = modes[name]
-        return row
+        return counts
 
-    def _share(self, model: nn.Module, split: str, position: int) -> float:
+    def _count(self, model: nn.Module, split: str, position: int) -> tuple[int, int]:
         right = torch.zeros((), dtype=torch.int64, device=self.device)
         count = 0
         for x, y in self._batches(split, position):
             output = model(x, position) if isinstance(model, MultiTaskModule) else model(x)
             right += (output.argmax(dim=1) == y).sum()
             count += len(y)
-        return int(right) / count if count else 0.0
+        return int(right), count
 
     def _batches(self, split: str, position: int) -> Iterator[tuple[Tensor, Tensor]]:
         key = (split, position)
@@ -740,13 +855,17 @@ class _Probe:
             return
         task = self.stream.tasks[position]
         data: Split = getattr(task, split)
+        sample_bytes = 4 * math.prod(self.stream.input_shape)
+        size = min(EVALUATION_BATCH, max(1, EVALUATION_BYTES // sample_bytes))
+        num_bytes = sample_bytes * len(data)
+        keep = self.cached_bytes + num_bytes <= CACHE_BYTES
         kept = []
-        for start in range(0, len(data), EVALUATION_BATCH):
-            x = task.transform(data.x[start : start + EVALUATION_BATCH].to(self.device))
-            batch = (x, data.y[start : start + EVALUATION_BATCH].to(self.device))
-            kept.append(batch)
+        for start in range(0, len(data), size):
+            x = task.transform(data.x[start : start + size].to(self.device))
+            batch = (x, data.y[start : start + size].to(self.device))
+            if keep:
+                kept.append(batch)
             yield batch
-        num_bytes = sum(x.numel() * x.element_size() for x, _ in kept)
-        if self.cached_bytes + num_bytes <= CACHE_BYTES:
+        if keep:
             self.cache[key] = kept
             self.cached_bytes += num_bytes
