@@ -11,12 +11,16 @@ import importlib.util
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from benchmarks import provenance
+from benchmarks.cluster import START, Cluster, ClusterError, connected, num_slots
 from benchmarks.dispatch import Interrupted, Mode, Settings, default_processes, run_plan
 from benchmarks.record import Record, RecordError, read_lines
 from benchmarks.selection import Plan
+from benchmarks.storage import Folder
 from benchmarks.store import Store, StoreError
 from benchmarks.study import Study, available, load
 from benchmarks.view import Estimate, describe, duration, make_view
@@ -50,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(words)
     try:
         code = options.do(options)
-    except (StoreError, RecordError, ValueError) as error:
+    except (StoreError, RecordError, ClusterError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
@@ -107,7 +111,9 @@ def _add_study(command: argparse.ArgumentParser, *, optional: bool = False) -> N
         help=f"a name ({', '.join(available())}) or a .toml file",
     )
     command.add_argument(
-        "--store", type=Path, default=Path("runs"), help="folder of records (default: runs)"
+        "--store",
+        default="runs",
+        help="folder of records, or a URL that fsspec knows, as s3://bucket/path (default: runs)",
     )
 
 
@@ -115,7 +121,22 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--processes", type=_at_least_one, help="runs at a time (default: as the cores allow)"
     )
+    command.add_argument(
+        "--ray",
+        nargs="?",
+        const=START,
+        metavar="ADDRESS",
+        help="run on the Ray cluster at ADDRESS, as auto or ray://host:10001; without an address "
+        "on one that is started here",
+    )
     command.add_argument("--device", default="cpu", help="where to train (default: cpu)")
+    command.add_argument(
+        "--checkpoint-every",
+        type=_not_negative,
+        default=120.0,
+        metavar="SECONDS",
+        help="work inside a task that a run may lose when it is killed (default: 120)",
+    )
     command.add_argument("--data-root", type=Path, help="folder of data sets that are not embedded")
     command.add_argument(
         "--wandb",
@@ -137,7 +158,18 @@ def _at_least_one(text: str) -> int:
     return number
 
 
+def _not_negative(text: str) -> float:
+    number = float(text)
+    if not number >= 0.0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
+    return number
+
+
 def _run(options: argparse.Namespace) -> int:
+    if options.ray is not None and options.processes is not None:
+        raise ValueError(
+            "Expected either --ray or --processes: on a cluster Ray divides the cores."
+        )
     study = load(options.study)
     store = Store(options.store, study.name)
     records = store.records()
@@ -145,29 +177,58 @@ def _run(options: argparse.Namespace) -> int:
     _say_left_out(plan, records)
     if options.retry_failed:
         plan = _without_failed(plan, store, dry=options.dry_run)
-    processes = options.processes or default_processes(max(p.threads for p in study.parts))
+    threads = max(part.threads for part in study.parts)
+    processes = options.processes or default_processes(threads)
     if options.dry_run:
         return _list_runs(plan, Estimate(records), processes)
     store.prepare()
-    settings = Settings(
-        store=options.store,
-        processes=processes,
-        device=options.device,
-        data_root=options.data_root,
-        wandb=_wandb_mode(options.wandb),
-    )
     if plan.pending():
+        settings = _settings(options, store, processes)
         try:
-            run_plan(plan, store, settings, make_view(), Estimate(records))
+            _do_runs(plan, store, settings, Estimate(records), options.ray)
         except Interrupted as stop:
             done, total = len(plan.records), plan.num_runs()
             print(
-                f"Stopped by {stop}: {done} of {total} runs are recorded in {store.folder}. "
+                f"Stopped by {stop}: {done} of {total} runs are recorded in {store.where()}. "
                 "The same command goes on from there.",
                 file=sys.stderr,
             )
             raise
     return _sum_up(plan, store)
+
+
+def _settings(options: argparse.Namespace, store: Store, processes: int) -> Settings:
+    wandb = _wandb_mode(options.wandb)
+    if isinstance(store.storage, Folder):
+        # Whole, as runs may be done in processes with other working directories.
+        root = Path(store.root).absolute()
+        place, mirror = str(root), root / "wandb"
+    else:
+        place, mirror = store.root, Path("runs/wandb").absolute()
+        if wandb != "disabled":
+            print(f"The store is no folder: wandb's files are kept in {mirror} of each machine.")
+    return Settings(
+        store=place,
+        processes=processes,
+        device=options.device,
+        data_root=None if options.data_root is None else options.data_root.absolute(),
+        wandb=wandb,
+        wandb_folder=mirror,
+        checkpoint_every=options.checkpoint_every,
+        commit=provenance.commit(),
+    )
+
+
+def _do_runs(
+    plan: Plan, store: Store, settings: Settings, estimate: Estimate, ray_address: str | None
+) -> None:
+    if ray_address is None:
+        run_plan(plan, store, settings, make_view(), estimate)
+        return
+    with connected(ray_address) as ray:
+        slots = num_slots(ray, max(part.threads for part in plan.study.parts))
+        settings = replace(settings, processes=slots)
+        run_plan(plan, store, settings, make_view(), estimate, partial(Cluster, ray=ray))
 
 
 def _wandb_mode(chosen: Mode | None) -> Mode:
@@ -228,7 +289,7 @@ def _sum_up(plan: Plan, store: Store) -> int:
     """Say how the study stands; 1 where a run that is reported did not finish."""
     counts = Counter((record.role, record.status) for record in plan.records.values())
     finished = sum(n for (_, status), n in counts.items() if status == "finished")
-    print(f"{finished} of {plan.num_runs()} runs finished; records are in {store.folder}.")
+    print(f"{finished} of {plan.num_runs()} runs finished; records are in {store.where()}.")
     for (role, status), number in sorted(counts.items()):
         if status != "finished":
             print(f"{number} {role} {'run' if number == 1 else 'runs'} {status}.")

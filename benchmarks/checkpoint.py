@@ -9,10 +9,10 @@ computes the very numbers that it would have computed, to the bit on the same ha
 import io
 import pickle
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,10 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from benchmarks.files import write_atomic
-
 __all__ = [
-    "FilePlace",
+    "STOPPED",
     "Keeper",
     "Place",
     "Positioned",
@@ -36,6 +34,9 @@ __all__ = [
 AFTER_TASK = 2.0
 """Seconds of work that are cheaper to repeat than to keep."""
 
+STOPPED = 128 + signal.SIGTERM
+"""Exit code of a process that was asked to stop and has kept its state."""
+
 
 class Place(Protocol):
     """Where the state of one run lies; each write is whole or not at all."""
@@ -45,32 +46,6 @@ class Place(Protocol):
 
     def write(self, content: bytes) -> None:
         """Put new content in place of the old."""
-
-
-class FilePlace:
-    """A file.
-
-    Args:
-        path: Its folder is made when it is needed.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> bytes | None:
-        """Return the file's content, None where there is no file."""
-        try:
-            return self.path.read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def write(self, content: bytes) -> None:
-        """Replace the file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.path, content)
-
-    def __str__(self) -> str:
-        return str(self.path)
 
 
 class Keeper:
@@ -102,7 +77,7 @@ class Keeper:
             inside: Whether the run is inside a task.
 
         Raises:
-            OSError: If it cannot be written; the one before is as it was.
+            StoreError: If it cannot be written; the one before is as it was.
             SystemExit: If the run was asked to stop; its state has been kept.
         """
         stopping = self.stopping()
@@ -114,9 +89,9 @@ class Keeper:
             content = io.BytesIO()
             torch.save({"id": self.id, **made}, content)
             self.place.write(content.getvalue())
-        self.last = time.monotonic()
+            self.last = time.monotonic()
         if stopping:
-            raise SystemExit(0)
+            raise SystemExit(STOPPED)
 
     def take(self, device: torch.device | str) -> Mapping[str, Any] | None:
         """Return the state that was kept; None where there is none that can be used.

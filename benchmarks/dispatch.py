@@ -2,9 +2,10 @@
 
 Each run is claimed in the store, trained in a worker process, and its record stored by that worker.
 The parent trains nothing: it hands out runs, opens the evaluation of a method once its strength is
-chosen, and shows what happens. A worker that dies (out of memory, killed) costs its one run, which
-becomes a failed record; a stop by Ctrl-C or SIGTERM costs the runs at work, and a second call goes
-on from the records.
+chosen, and shows what happens. A run whose worker dies (out of memory, killed) goes on in another
+one from the state it has kept; after the third death it becomes a failed record. On Ctrl-C or
+SIGTERM the runs at work keep their state and end, and a second call goes on from there. So it does
+after a SIGKILL, from the states kept before.
 """
 
 import contextlib
@@ -13,9 +14,9 @@ import os
 import signal
 import sys
 import time
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -24,6 +25,7 @@ from types import FrameType
 from typing import Literal
 
 from benchmarks import provenance
+from benchmarks.checkpoint import STOPPED
 from benchmarks.data import DataError
 from benchmarks.record import Record, RecordError
 from benchmarks.selection import Plan
@@ -31,12 +33,16 @@ from benchmarks.store import Store, StoreError
 from benchmarks.study import RunConfig
 from benchmarks.view import Estimate, View
 
-__all__ = ["Interrupted", "Settings", "default_processes", "run_plan"]
+__all__ = ["Dispatcher", "Interrupted", "Settings", "default_processes", "do_run", "run_plan"]
 
 Mode = Literal["offline", "online", "disabled"]
 
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 20.0
 BUSY_SECONDS = 2.0
+DEATHS = 3
+"""So many processes may die over a run before it is given up."""
+
+Work = tuple[str, RunConfig]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -48,18 +54,24 @@ class Settings:
     """Where and how runs are done; nothing here changes a number.
 
     Attributes:
-        store: The store's folder.
+        store: The store's folder, or its URL.
         processes: Runs at a time.
         device: Where tensors live, as torch writes it.
         data_root: Folder of data sets that are not embedded, None for the default.
         wandb: Whether runs are mirrored to Weights & Biases, and how.
+        wandb_folder: Where the mirror keeps its files.
+        checkpoint_every: Seconds of work inside a task that a run may lose.
+        commit: Revision of the checkout that started the study, which records name.
     """
 
-    store: Path
+    store: str
     processes: int
     device: str = "cpu"
     data_root: Path | None = None
     wandb: Mode = "offline"
+    wandb_folder: Path = Path("runs/wandb")
+    checkpoint_every: float = 120.0
+    commit: str | None = None
 
 
 def default_processes(threads: int) -> int:
@@ -75,115 +87,61 @@ def default_processes(threads: int) -> int:
 
 
 @dataclass
-class _Worker:
-    process: SpawnProcess
-    connection: Connection
-    work: tuple[str, RunConfig] | None = None
+class Dispatcher:
+    """What every way of running a study has in common.
 
+    Args:
+        plan: Takes up the records as they come.
+        store: Where records are kept.
+        settings: Where and how.
+        view: Is told what happens.
+        estimate: Learns from the records.
+    """
 
-@dataclass
-class _Dispatcher:
     plan: Plan
     store: Store
     settings: Settings
     view: View
     estimate: Estimate
-    queue: deque[tuple[str, RunConfig]] = field(default_factory=deque)
-    workers: list[_Worker] = field(default_factory=list)
-    busy: list[tuple[float, tuple[str, RunConfig]]] = field(default_factory=list)
+    queue: deque[Work] = field(default_factory=deque)
+    waiting: list[tuple[float, Work]] = field(default_factory=list)
+    deaths: Counter[str] = field(default_factory=Counter)
 
     def run(self) -> None:
+        """Do all runs of the plan that have no record."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End what is at work."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Queue what can start."""
         self.queue.extend(self.plan.pending().items())
-        total = self.plan.num_runs()
-        self.view.start(len(self.plan.records), total, self.settings.processes)
-        while self.queue or self.busy or any(worker.work for worker in self.workers):
-            self._hand_out()
-            self._wait()
+        self.view.start(len(self.plan.records), self.plan.num_runs(), self.settings.processes)
 
-    def _hand_out(self) -> None:
+    def wake(self) -> None:
+        """Queue again what another worker was at a while ago."""
         now = time.monotonic()
-        ready = [work for when, work in self.busy if when <= now]
-        self.busy = [(when, work) for when, work in self.busy if when > now]
-        self.queue.extend(ready)
-        while self.queue:
-            idle = next((worker for worker in self.workers if worker.work is None), None)
-            if idle is None and len(self.workers) < self.settings.processes:
-                idle = self._start_worker()
-            if idle is None:
-                break
-            idle.work = self.queue.popleft()
-            try:
-                idle.connection.send(idle.work)
-            except (BrokenPipeError, ConnectionError):
-                self._lost(idle)
-        self.view.running(worker.work[1] for worker in self.workers if worker.work)
+        self.queue.extend(work for when, work in self.waiting if when <= now)
+        self.waiting = [(when, work) for when, work in self.waiting if when > now]
 
-    def _start_worker(self) -> _Worker:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=_work, args=(theirs, self.store.root, self.settings), daemon=True
-        )
-        process.start()
-        theirs.close()
-        worker = _Worker(process, ours)
-        self.workers.append(worker)
-        return worker
+    def take_answer(self, work: Work, answer: tuple[str, str]) -> None:
+        """Take what :func:`do_run` returned.
 
-    def _wait(self) -> None:
-        at_work = {worker.connection: worker for worker in self.workers if worker.work}
-        for connection in wait(list(at_work), timeout=BUSY_SECONDS if self.busy else None):
-            worker = at_work[connection]  # type: ignore[index]
-            try:
-                kind, payload = worker.connection.recv()
-            except (EOFError, ConnectionError):
-                self._lost(worker)
-                continue
-            work, worker.work = worker.work, None
-            if kind == "busy" and work is not None:
-                self.busy.append((time.monotonic() + BUSY_SECONDS, work))
-            elif kind == "error":
-                raise StoreError(payload)
-            elif kind == "record":
-                self._note(Record.from_json(payload, "a worker's answer"))
+        Raises:
+            StoreError: If the run could not be done for a reason that others would share.
+        """
+        kind, payload = answer
+        if kind == "busy":
+            self.waiting.append((time.monotonic() + BUSY_SECONDS, work))
+        elif kind == "error":
+            raise StoreError(payload)
+        else:
+            self.note(Record.from_json(payload, "a worker's answer"))
 
-    def _lost(self, worker: _Worker) -> None:
-        """Make a failed record of the run whose worker has died."""
-        worker.process.join(GRACE_SECONDS)
-        self.workers.remove(worker)
-        if worker.work is None:
-            return
-        id, config = worker.work
-        code = worker.process.exitcode
-        how = f"signal {-code} ({signal.Signals(-code).name})" if code and code < 0 else code
-        record = Record(
-            id=id,
-            study=config.study,
-            part=config.part,
-            method=config.method,
-            strength=config.strength,
-            seed=config.seed,
-            role=config.role,
-            config=config.to_table(),
-            status="failed",
-            error={
-                "type": "WorkerDied",
-                "message": f"The process of this run ended with {how}; it may have run out of "
-                "memory or been killed.",
-                "traceback": "",
-            },
-            seconds={"total": 0.0},
-            versions=provenance.versions(),
-            code_version=self.plan.code_version,
-            commit=provenance.commit(),
-            device=self.settings.device,
-            threads=config.threads,
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        self.store.write(record)
-        self._note(record)
-
-    def _note(self, record: Record) -> None:
+    def note(self, record: Record) -> None:
+        """Take up a record, and queue what it opens."""
         self.queue.extend(
             (id, config)
             for id, config in self.plan.add(record).items()
@@ -197,15 +155,123 @@ class _Dispatcher:
         kinds += [kind for kind, count in self.plan.waiting().items() for _ in range(count)]
         return self.estimate.total(kinds, self.settings.processes)
 
+    def lost(self, work: Work, how: str) -> None:
+        """Run again what a process has died over, or make a failed record of it.
+
+        Args:
+            work: The run.
+            how: How the process ended, to follow "ended with".
+        """
+        id, config = work
+        self.deaths[id] += 1
+        if self.deaths[id] < DEATHS:
+            self.queue.appendleft(work)
+            return
+        record = Record(
+            id=id,
+            study=config.study,
+            part=config.part,
+            method=config.method,
+            strength=config.strength,
+            seed=config.seed,
+            role=config.role,
+            config=config.to_table(),
+            status="failed",
+            error={
+                "type": "WorkerDied",
+                "message": f"The process of this run ended with {how}, the {DEATHS}. time; it may "
+                "have run out of memory or been killed.",
+                "traceback": "",
+            },
+            seconds={"total": 0.0},
+            versions=provenance.versions(),
+            code_version=self.plan.code_version,
+            commit=self.settings.commit,
+            device=self.settings.device,
+            threads=config.threads,
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        self.store.write(record)
+        self.note(record)
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    connection: Connection
+    work: Work | None = None
+
+
+@dataclass
+class _Processes(Dispatcher):
+    workers: list[_Worker] = field(default_factory=list)
+
+    def run(self) -> None:
+        self.begin()
+        while self.queue or self.waiting or any(worker.work for worker in self.workers):
+            self._hand_out()
+            self._wait()
+
+    def _hand_out(self) -> None:
+        self.wake()
+        while self.queue:
+            idle = next((worker for worker in self.workers if worker.work is None), None)
+            if idle is None and len(self.workers) < self.settings.processes:
+                idle = self._start_worker()
+            if idle is None:
+                break
+            idle.work = self.queue.popleft()
+            try:
+                idle.connection.send(idle.work)
+            except (BrokenPipeError, ConnectionError):
+                self._bury(idle)
+        self.view.running(worker.work[1] for worker in self.workers if worker.work)
+
+    def _start_worker(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, self.settings), daemon=True)
+        process.start()
+        theirs.close()
+        worker = _Worker(process, ours)
+        self.workers.append(worker)
+        return worker
+
+    def _wait(self) -> None:
+        at_work = {worker.connection: worker for worker in self.workers if worker.work}
+        for connection in wait(list(at_work), timeout=BUSY_SECONDS if self.waiting else None):
+            worker = at_work[connection]  # type: ignore[index]
+            try:
+                answer = worker.connection.recv()
+            except (EOFError, ConnectionError):
+                self._bury(worker)
+                continue
+            work, worker.work = worker.work, None
+            if work is not None:
+                self.take_answer(work, answer)
+
+    def _bury(self, worker: _Worker) -> None:
+        worker.process.join(GRACE_SECONDS)
+        self.workers.remove(worker)
+        work, worker.work = worker.work, None
+        code = worker.process.exitcode
+        if work is None:
+            return
+        if code == STOPPED:
+            self.queue.appendleft(work)
+            return
+        killed = code is not None and code < 0
+        how = f"signal {-code} ({signal.Signals(-code).name})" if killed else f"code {code}"
+        self.lost(work, how)
+
     def stop(self) -> None:
         """End all workers, by force where they do not end by themselves."""
-        idle = [worker for worker in self.workers if worker.work is None]
-        for worker in idle:
-            with contextlib.suppress(OSError):
-                worker.connection.send(None)
         for worker in self.workers:
-            if worker.work is not None:
-                worker.process.terminate()
+            with contextlib.suppress(OSError):
+                if worker.work is None:
+                    worker.connection.send(None)
+                else:
+                    worker.process.terminate()
         deadline = time.monotonic() + GRACE_SECONDS
         for worker in self.workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
@@ -216,7 +282,14 @@ class _Dispatcher:
         self.workers.clear()
 
 
-def run_plan(plan: Plan, store: Store, settings: Settings, view: View, estimate: Estimate) -> None:
+def run_plan(
+    plan: Plan,
+    store: Store,
+    settings: Settings,
+    view: View,
+    estimate: Estimate,
+    kind: Callable[..., Dispatcher] = _Processes,
+) -> None:
     """Do all runs of a plan that have no record.
 
     Args:
@@ -225,12 +298,13 @@ def run_plan(plan: Plan, store: Store, settings: Settings, view: View, estimate:
         settings: Where and how.
         view: Is told what happens.
         estimate: Learns from the records.
+        kind: Who does them: processes of this machine, or a cluster.
 
     Raises:
         Interrupted: On Ctrl-C or SIGTERM; all workers have ended, finished records are stored.
         StoreError: If the store cannot be written to; all workers have ended.
     """
-    dispatcher = _Dispatcher(plan, store, settings, view, estimate)
+    dispatcher = kind(plan, store, settings, view, estimate)
     with _stopped_by_signals():
         try:
             dispatcher.run()
@@ -266,11 +340,26 @@ def _signals_ignored() -> Iterator[None]:
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
-def _work(connection: Connection, root: Path, settings: Settings) -> None:
+class _StopRequest:
+    """Notes a SIGTERM while a run is at work, which then keeps its state; leaves at once else."""
+
+    def __init__(self) -> None:
+        self.at_work = False
+        self.came = False
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        if not self.at_work:
+            # An ordinary exit, so that what libraries hold is given back.
+            sys.exit(STOPPED)
+
+
+def _work(connection: Connection, settings: Settings) -> None:
     """Take runs from the parent until it says stop or is gone."""
+    request = _StopRequest()
     # Ctrl-C reaches the whole process group; only the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, request.note)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     while True:
         try:
@@ -279,40 +368,72 @@ def _work(connection: Connection, root: Path, settings: Settings) -> None:
             return
         if work is None:
             return
-        id, config = work
-        try:
-            answer = _do(id, config, Store(root, config.study), settings)
-        except (StoreError, RecordError, DataError) as error:
-            answer = "error", str(error)
-        connection.send(answer)
+        request.at_work = True
+        answer = do_run(*work, settings, stopping=lambda: request.came)
+        with contextlib.suppress(BrokenPipeError):  # the parent was killed; the record is stored
+            connection.send(answer)
+        request.at_work = False
+        if request.came:
+            sys.exit(STOPPED)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    # An ordinary exit, so that what libraries hold is given back.
-    sys.exit(128 + number)
+def do_run(
+    id: str, config: RunConfig, settings: Settings, stopping: Callable[[], bool] = lambda: False
+) -> tuple[str, str]:
+    """Do one run, unless another worker is at it, and store its record.
+
+    Args:
+        id: The run's id.
+        config: Its configuration.
+        settings: Where and how.
+        stopping: Asked now and then: whether to keep the run's state and leave with ``SystemExit``.
+
+    Returns:
+        "record" and the record as JSON; or "busy"; or "error" and a sentence.
+    """
+    try:
+        record = _do(id, config, Store(settings.store, config.study), settings, stopping)
+    except (StoreError, RecordError, DataError) as error:
+        return "error", str(error)
+    if record is None:
+        return "busy", ""
+    _mirror(record, settings)
+    return "record", record.to_json()
 
 
-def _do(id: str, config: RunConfig, store: Store, settings: Settings) -> tuple[str, str]:
+def _do(
+    id: str, config: RunConfig, store: Store, settings: Settings, stopping: Callable[[], bool]
+) -> Record | None:
     from benchmarks.run import execute
 
     if config.key(provenance.code_version()) != id:
-        raise StoreError("The sources changed while the study ran. Run it again.")
-    with store.claim(id) as ours:
-        if not ours:
-            return "busy", ""
+        raise StoreError(
+            "The sources that this process has read are not those that the study was started "
+            "with. Run it again, and have the same checkout on every machine."
+        )
+    with store.claim(id) as claim:
+        if claim is None:
+            return None
         record = store.read(id)
-        if record is None:
-            checkpoint = store.checkpoint(id)
-            record = execute(
-                config,
-                device=settings.device,
-                data_root=settings.data_root,
-                checkpoint=checkpoint,
-            )
-            store.write(record)
-            checkpoint.unlink(missing_ok=True)
-    _mirror(record, settings)
-    return "record", record.to_json()
+        if record is not None:
+            return record
+        checkpoint = store.checkpoint(id)
+        record = execute(
+            config,
+            device=settings.device,
+            data_root=settings.data_root,
+            checkpoint=checkpoint,
+            checkpoint_every=settings.checkpoint_every,
+            stopping=stopping,
+        )
+        record = replace(record, commit=settings.commit)
+        if not claim.held():
+            return None
+        store.write(record)
+        # What led to an error inside the run is kept until it is tried again.
+        if record.status != "failed":
+            checkpoint.remove()
+    return record
 
 
 def _mirror(record: Record, settings: Settings) -> None:
@@ -323,4 +444,4 @@ def _mirror(record: Record, settings: Settings) -> None:
     except ImportError as error:
         print(f"The run is not mirrored to wandb: {error}.", file=sys.stderr)
         return
-    tracking.mirror(record, settings.wandb, settings.store / "wandb")
+    tracking.mirror(record, settings.wandb, settings.wandb_folder)

@@ -12,6 +12,7 @@ from benchmarks.render import figures, published, tables, text
 from benchmarks.render.analysis import COSTS, MethodInfo, PartResult, StudyResult
 from benchmarks.render.drawing import inline_svg, png, svg
 from benchmarks.render.importance import importance_figures
+from benchmarks.study import Training
 
 __all__ = [
     "Block",
@@ -428,12 +429,20 @@ def _part_words(part: PartResult) -> str:
         else "",
         f"stands in for {part.stand_in_for}" if part.stand_in_for else "",
         f"model {declared.model}{_options(dict(declared.model_options))}",
-        f"{_OPTIMIZERS[training.optimizer]} with learning rate {training.learning_rate:g}, "
+        f"{_OPTIMIZERS[training.optimizer]} with learning rate {training.learning_rate:g}"
+        f"{_schedule(training)}, "
         f"momentum {training.momentum:g}, weight decay {training.weight_decay:g}, "
         f"{training.epochs} {'epoch' if training.epochs == 1 else 'epochs'}, "
         f"mini-batches of {training.batch_size}",
     ]
     return "; ".join(word.rstrip(".") for word in words if word) + "."
+
+
+def _schedule(training: Training) -> str:
+    if training.decay_every is None:
+        return ""
+    epochs = "epoch" if training.decay_every == 1 else f"{training.decay_every} epochs"
+    return f" (times {training.decay:g} every {epochs} of a task)"
 
 
 def _options(options: dict[str, object]) -> str:

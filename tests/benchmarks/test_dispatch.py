@@ -3,13 +3,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from pathlib import Path
 
 import psutil
 import pytest
 
-from benchmarks.dispatch import Settings, _Dispatcher, _Worker, default_processes
+from benchmarks.dispatch import DEATHS, Settings, _Processes, _Worker, default_processes
 from benchmarks.selection import Plan
 from benchmarks.store import Store
 from benchmarks.view import Estimate, LineView
@@ -25,15 +24,20 @@ class DeadProcess:
         pass
 
 
-def test_a_worker_that_dies_costs_its_run_and_nothing_else(tmp_path, capsys):
+def test_a_run_over_which_workers_die_is_repeated_and_then_recorded_as_failed(tmp_path, capsys):
     plan = Plan(smoke_study(methods=["naive"], grid={}), "code")
     (first, *_) = plan.pending().items()
     store = Store(tmp_path, "smoke")
-    dispatcher = _Dispatcher(plan, store, Settings(tmp_path, 1), LineView(), Estimate(), deque())
-    worker = _Worker(DeadProcess(), None, first)
-    dispatcher.workers.append(worker)
-    dispatcher._lost(worker)
-    assert dispatcher.workers == []
+    dispatcher = _Processes(plan, store, Settings(str(tmp_path), 1), LineView(), Estimate())
+    for death in range(DEATHS):
+        assert store.records() == []
+        assert list(dispatcher.queue) == ([first] if death else [])
+        dispatcher.queue.clear()
+        worker = _Worker(DeadProcess(), None, first)
+        dispatcher.workers.append(worker)
+        dispatcher._bury(worker)
+        assert dispatcher.workers == []
+    assert not dispatcher.queue
     record = store.read(first[0])
     assert record.status == "failed"
     assert "SIGKILL" in record.error["message"]

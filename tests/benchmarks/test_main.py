@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -124,19 +125,19 @@ def test_a_mistake_in_the_study_is_one_sentence(call, study_file, text, message)
 def test_a_damaged_store_is_one_sentence_and_nothing_is_lost(call, tmp_path):
     store = Store(tmp_path / "runs", "smoke")
     plan = finish_all(smoke_study(), store)
-    path = store.path(next(iter(plan.records)))
+    path = Path(store.where(next(iter(plan.records))))
     path.write_text(path.read_text()[:100])
     code, _, err = call("run")
     assert code == 2
     assert str(path) in err
     assert "cut off or damaged" in err
-    assert len(list(store.folder.glob("*.json"))) == 8
+    assert len(list(path.parent.glob("*.json"))) == 8
 
 
 def test_a_record_of_another_format_is_refused(call, tmp_path):
     store = Store(tmp_path / "runs", "smoke")
     plan = finish_all(smoke_study(), store)
-    path = store.path(next(iter(plan.records)))
+    path = Path(store.where(next(iter(plan.records))))
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 0}))
     code, _, err = call("run")
     assert code == 2

@@ -81,5 +81,5 @@ def test_an_importance_without_its_anchor_is_refused(name):
     plugin = MAKERS[name]()
     state = plugin.state_dict() | {"importance": {"w": torch.ones(2)}}
     for anchor in ({}, {"w": torch.ones(3)}):
-        with pytest.raises(ValueError, match="an anchor of each importance's name .* for `w`"):
+        with pytest.raises(ValueError, match=r"an anchor of each importance's name .* for `w`"):
             plugin.load_state_dict(state | {"anchor": anchor})
