@@ -7,26 +7,34 @@ every experience to come.
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LossGuard", "check_weights"]
+__all__ = ["DivergenceError", "LossGuard", "WeightGuard", "check_weights"]
 
-# Reading a number waits for an accelerator, so its losses are read this many at a time.
+# Reading a number waits for an accelerator, so its numbers are read this many at a time.
 _READ_EVERY = 16
+_WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+_REMEDY = (
+    "The training has diverged: lower the learning rate or the strength, or use mode='proximal'."
+)
 
 
-def check_weights(model: nn.Module) -> None:
+class DivergenceError(RuntimeError):
+    """A loss or a weight left the finite numbers; the message says which and when."""
+
+
+def check_weights(model: nn.Module, when: str = "") -> None:
     """Check that every parameter is finite.
 
     Args:
         model: The network in training.
+        when: Added to the message, with a space before it.
 
     Raises:
-        RuntimeError: If a parameter holds NaN or infinity; the message names it.
+        DivergenceError: If a parameter holds NaN or infinity; the message names it.
     """
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter.detach()).all()):
-            raise RuntimeError(
-                f"Expected `{name}` to be finite, got NaN or infinity. The training has diverged: "
-                "lower the learning rate or the strength, or use mode='proximal'."
+            raise DivergenceError(
+                f"Expected `{name}` to be finite, got NaN or infinity{when}. {_REMEDY}"
             )
 
 
@@ -47,7 +55,7 @@ class LossGuard:
             loss: Of one element.
 
         Raises:
-            RuntimeError: If this loss, or one of the few not yet read, is not finite.
+            DivergenceError: If this loss, or one of the few not yet read, is not finite.
         """
         self._pending.append(loss.detach().reshape(-1)[:1].clone())
         if loss.device.type == "cpu" or len(self._pending) >= _READ_EVERY:
@@ -57,7 +65,7 @@ class LossGuard:
         """Read the losses noted since the last reading.
 
         Raises:
-            RuntimeError: If one of them is not finite; the message says which iteration's.
+            DivergenceError: If one of them is not finite; the message says which iteration's.
         """
         pending, self._pending = self._pending, []
         if not pending:
@@ -66,8 +74,56 @@ class LossGuard:
         for value in values:
             self._seen += 1
             if value - value != 0:
-                raise RuntimeError(
+                raise DivergenceError(
                     f"Expected the loss to be finite, got {value} in training iteration "
-                    f"{self._seen}. The training has diverged: lower the learning rate or the "
-                    "strength, or use mode='proximal'."
+                    f"{self._seen}. {_REMEDY}"
                 )
+
+
+class WeightGuard:
+    """Watch the weights after every update; on an accelerator, without waiting for each.
+
+    A sum is not finite if one of its terms is not, and costs one walk over the numbers. Finite
+    weights may have an infinite sum, so a suspicion is looked into before anything is raised.
+
+    Picklable; holds a few scalars at most.
+    """
+
+    def __init__(self) -> None:
+        self._pending: list[Tensor] = []
+        self._seen = 0
+
+    def watch(self, model: nn.Module) -> None:
+        """Take note of the weights after an iteration's update.
+
+        Args:
+            model: The network in training; parameters without a gradient have not moved and are
+                not looked at.
+
+        Raises:
+            DivergenceError: If a weight is not finite now, or was not in one of the few iterations
+                not yet read; the message names the parameter and the iteration.
+        """
+        total = torch.zeros(())
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    total = total + parameter.sum(dtype=_WIDER.get(parameter.dtype))
+        self._pending.append(total)
+        if total.device.type == "cpu" or len(self._pending) >= _READ_EVERY:
+            self.read(model)
+
+    def read(self, model: nn.Module) -> None:
+        """Read the sums noted since the last reading.
+
+        Args:
+            model: The network in training.
+
+        Raises:
+            DivergenceError: If a weight is not finite; the message says since which iteration.
+        """
+        pending, self._pending = self._pending, []
+        for value in map(float, pending):
+            self._seen += 1
+            if value - value != 0:
+                check_weights(model, f" after training iteration {self._seen}")
