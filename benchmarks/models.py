@@ -18,7 +18,7 @@ from benchmarks.streams import Stream
 from mas_avalanche.alexnet import MultiHeadAlexNet
 from mas_avalanche.heads import MultiHeadModel
 
-__all__ = ["alexnet", "build", "cnn", "mlp", "names", "options"]
+__all__ = ["alexnet", "build", "cnn", "mlp", "names", "options", "zenke_cnn"]
 
 
 def names() -> tuple[str, ...]:
@@ -88,12 +88,7 @@ def cnn(
     Raises:
         ValueError: If the inputs are no images, or too small for so many halvings.
     """
-    if len(stream.input_shape) != 3:
-        raise ValueError(
-            f"Expected images (channels, height, width) for the model `cnn`, got inputs of shape "
-            f"{stream.input_shape}."
-        )
-    depth, height, width = stream.input_shape
+    depth, height, width = _image_shape(stream, "cnn")
     layers: list[nn.Module] = []
     for inside, outside in pairwise([depth, *channels]):
         layers += [nn.Conv2d(inside, outside, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
@@ -105,6 +100,55 @@ def cnn(
         )
     features = (channels[-1] if channels else depth) * height * width
     layers += [nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(), *_dropout(dropout)]
+    return _with_outputs(layers, hidden, stream)
+
+
+def zenke_cnn(
+    stream: Stream,
+    *,
+    channels: Sequence[int] = (32, 64),
+    hidden: int = 512,
+    dropout: Sequence[float] = (0.25, 0.5),
+) -> nn.Module:
+    """Build the network that Zenke et al. (2017) train on CIFAR, as their published code does.
+
+    For each number of channels two convolutions with 3x3 kernels, the first of which keeps the size
+    of the image and the second takes two pixels off, then halving by maximum and dropout; a hidden
+    layer and dropout. ReLU throughout. Weights are drawn as torch draws them.
+
+    Args:
+        stream: Decides the size of inputs and outputs; its inputs are images.
+        channels: Channels of each pair of convolutions.
+        hidden: Width of the hidden layer.
+        dropout: Share of activations dropped while training: after each halving, and after the
+            hidden layer.
+
+    Raises:
+        ValueError: If the inputs are no images, or too small, or ``dropout`` is not two shares.
+
+    References:
+        Zenke, Poole and Ganguli (2017), Continual learning through synaptic intelligence, ICML;
+        github.com/ganguli-lab/pathint, fig_transfer_cifar/train.py.
+    """
+    if len(dropout) != 2:
+        raise ValueError(
+            "Expected `dropout` to be two shares, after each halving and after the hidden layer, "
+            f"got {list(dropout)}."
+        )
+    depth, height, width = _image_shape(stream, "zenke_cnn")
+    layers: list[nn.Module] = []
+    for inside, outside in pairwise([depth, *channels]):
+        layers += [nn.Conv2d(inside, outside, 3, padding=1), nn.ReLU()]
+        layers += [nn.Conv2d(outside, outside, 3), nn.ReLU()]
+        layers += [nn.MaxPool2d(2), *_dropout(dropout[0])]
+        height, width = (height - 2) // 2, (width - 2) // 2
+    if height < 1 or width < 1:
+        raise ValueError(
+            f"Expected larger images for {len(channels)} pairs of convolutions, got "
+            f"{stream.input_shape}."
+        )
+    features = (channels[-1] if channels else depth) * height * width
+    layers += [nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(), *_dropout(dropout[1])]
     return _with_outputs(layers, hidden, stream)
 
 
@@ -158,6 +202,16 @@ def _draw_he(trunk: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
+def _image_shape(stream: Stream, name: str) -> tuple[int, int, int]:
+    if len(stream.input_shape) != 3:
+        raise ValueError(
+            f"Expected images (channels, height, width) for the model `{name}`, got inputs of "
+            f"shape {stream.input_shape}."
+        )
+    depth, height, width = stream.input_shape
+    return depth, height, width
+
+
 def _dropout(share: float) -> list[nn.Module]:
     return [nn.Dropout(share)] if share else []
 
@@ -169,4 +223,9 @@ def _with_outputs(layers: list[nn.Module], in_features: int, stream: Stream) -> 
     return nn.Sequential(*layers, nn.Linear(in_features, max(num_classes)))
 
 
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn, "alexnet": alexnet}
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "zenke_cnn": zenke_cnn,
+    "alexnet": alexnet,
+}

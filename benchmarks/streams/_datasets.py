@@ -1,6 +1,6 @@
 """Streams made of datasets that lie on the machine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from benchmarks import data
 from benchmarks.streams._splits import (
+    Chosen,
     class_tasks,
     generator,
     one_of,
@@ -21,7 +22,8 @@ __all__ = [
     "at_most_per_class",
     "cifar_tasks",
     "class_groups",
-    "permuted_stream",
+    "permuted_builder",
+    "split_cifar_builder",
     "split_in_three",
 ]
 
@@ -32,8 +34,8 @@ def split_in_three(
     data_root: Path | None,
     validation: float,
     train_per_class: int | None,
-) -> tuple[tuple[Split, Split, Split], tuple[str, ...]]:
-    """Load a dataset and cut a validation part from its training part.
+) -> tuple[tuple[Chosen, Chosen, Chosen], tuple[str, ...]]:
+    """Load a dataset and choose a validation part of its training part.
 
     Args:
         name: A dataset of whole arrays in the catalogue.
@@ -49,7 +51,8 @@ def split_in_three(
     x, y = loaded.train
     first, second = stratified(y, validation, generator(seed, "validation"))
     first = first[at_most_per_class(y[first], train_per_class)]
-    parts = (Split(x[first], y[first]), Split(x[second], y[second]), Split(*loaded.test))
+    every = torch.arange(len(loaded.test[1]))
+    parts = (Chosen(x, y, first), Chosen(x, y, second), Chosen(*loaded.test, every))
     return parts, loaded.class_names
 
 
@@ -108,59 +111,136 @@ def class_groups(
     return [labels[i : i + size] for i in range(0, num_classes, size)]
 
 
-def permuted_stream(
-    name: str,
-    dataset: str,
-    normalize: Normalize,
-    seed: int,
-    data_root: Path | None,
-    *,
-    tasks: int,
-    scenario: Scenario,
-    validation: float,
-    padding: int,
-    train_per_class: int | None,
-    title: str,
-) -> Stream:
-    """Make a stream of pixel permutations of a set of 28x28 images.
+def permuted_builder(
+    name: str, dataset: str, title: str, normalize: Normalize
+) -> Callable[..., Stream]:
+    """Make the builder of a stream of pixel permutations of a set of 28x28 images in 10 classes.
 
     Args:
         name: Name of the stream.
         dataset: Name of the set.
-        normalize: Applied before the pixels are reordered.
-        seed: Decides the permutations and the validation cut.
-        data_root: Searched first.
-        tasks: Number of tasks.
-        scenario: "domain" or "task".
-        validation: Share of the training images that is held out.
-        padding: Zeros added at each edge before the pixels are permuted.
-        train_per_class: Most training images a class; None for all.
         title: Name of the set in the description.
+        normalize: Applied before the pixels are reordered.
 
     Returns:
-        The stream.
-
-    Raises:
-        ValueError: If an option is outside its range.
+        The function ``build`` of a stream's module.
     """
-    one_of("scenario", scenario, ("domain", "task"))
-    if not 0 <= padding <= 64:
-        raise ValueError(f"Expected `padding` to lie in 0..64, got {padding}.")
-    parts, _ = split_in_three(dataset, seed, data_root, validation, train_per_class)
-    if padding:
-        pad = (padding,) * 4
-        first, second, third = (
-            Split(torch.nn.functional.pad(part.x, pad), part.y) for part in parts
+
+    def build(
+        seed: int,
+        *,
+        data_root: Path | None = None,
+        tasks: int = 10,
+        scenario: Scenario = "domain",
+        validation: float = 0.1,
+        padding: int = 0,
+        train_per_class: int | None = None,
+    ) -> Stream:
+        """Build the stream.
+
+        Args:
+            seed: Decides the permutations and the validation cut.
+            data_root: Folder of the datasets, searched first.
+            tasks: Number of tasks.
+            scenario: "domain" (one head) or "task" (a head a task).
+            validation: Share of the training images that is held out, in [0, 1).
+            padding: Zeros added at each edge before the pixels are permuted.
+            train_per_class: Most training images a class; None for all.
+
+        Returns:
+            Images of shape (1, 28 + 2 padding, 28 + 2 padding).
+
+        Raises:
+            ValueError: If an option is outside its range.
+        """
+        one_of("scenario", scenario, ("domain", "task"))
+        if not 0 <= padding <= 64:
+            raise ValueError(f"Expected `padding` to lie in 0..64, got {padding}.")
+        chosen, _ = split_in_three(dataset, seed, data_root, validation, train_per_class)
+        train, validated, test = (_padded(part.split(), padding) for part in chosen)
+        side = 28 + 2 * padding
+        return Stream(
+            name=name,
+            scenario=scenario,
+            tasks=permuted_tasks((train, validated, test), tasks, seed, normalize),
+            input_shape=(1, side, side),
+            description=f"{tasks} fixed pixel permutations of {title}.",
         )
-        parts = (first, second, third)
-    side = 28 + 2 * padding
-    return Stream(
-        name=name,
-        scenario=scenario,
-        tasks=permuted_tasks(parts, tasks, seed, normalize),
-        input_shape=(1, side, side),
-        description=f"{tasks} fixed pixel permutations of {title}.",
-    )
+
+    return build
+
+
+def _padded(part: Split, padding: int) -> Split:
+    if not padding:
+        return part
+    return Split(torch.nn.functional.pad(part.x, (padding,) * 4), part.y)
+
+
+def split_cifar_builder(
+    dataset: str, title: str, num_classes: int, num_tasks: int, normalize: Normalize
+) -> Callable[..., Stream]:
+    """Make the builder of a stream of tasks of the classes of CIFAR-10 or CIFAR-100.
+
+    Args:
+        dataset: "cifar10" or "cifar100".
+        title: Name of the set in the description.
+        num_classes: Number of its classes.
+        num_tasks: Number of tasks where the user gives none.
+        normalize: Applied last.
+
+    Returns:
+        The function ``build`` of a stream's module.
+    """
+
+    def build(
+        seed: int,
+        *,
+        data_root: Path | None = None,
+        tasks: int = num_tasks,
+        scenario: Scenario = "task",
+        class_order: str | Sequence[int] = "seed",
+        validation: float = 0.1,
+        augment: bool = True,
+        train_per_class: int | None = None,
+    ) -> Stream:
+        """Build the stream.
+
+        Args:
+            seed: Decides the class order and the validation cut.
+            data_root: Folder of the datasets, searched first.
+            tasks: Number of tasks; it divides the number of classes.
+            scenario: "task" (a head a task) or "class" (one growing head).
+            class_order: "seed", "fixed" (0, 1, 2, ...) or the order itself.
+            validation: Share of the training images that is held out, in [0, 1).
+            augment: Whether to train on random crops (4 zeros at each edge) and mirror images.
+            train_per_class: Most training images a class; None for all.
+
+        Returns:
+            Images of shape (3, 32, 32).
+
+        Raises:
+            ValueError: If an option is outside its range.
+        """
+        groups = class_groups(num_classes, tasks, class_order, seed)
+        return Stream(
+            name=f"split_{dataset}",
+            scenario=scenario,
+            tasks=cifar_tasks(
+                dataset,
+                groups,
+                seed,
+                data_root,
+                normalize=normalize,
+                scenario=scenario,
+                validation=validation,
+                augment=augment,
+                train_per_class=train_per_class,
+            ),
+            input_shape=(3, 32, 32),
+            description=f"{title}, {tasks} tasks of {num_classes // tasks} classes.",
+        )
+
+    return build
 
 
 def cifar_tasks(
@@ -174,6 +254,7 @@ def cifar_tasks(
     validation: float,
     augment: bool,
     train_per_class: int | None,
+    first: int = 0,
 ) -> tuple[Task, ...]:
     """Make tasks of classes of CIFAR-10 or CIFAR-100.
 
@@ -187,6 +268,7 @@ def cifar_tasks(
         validation: Share of the training images that is held out.
         augment: Whether to train on random crops (4 zeros at each edge) and mirror images.
         train_per_class: Most training images a class; None for all.
+        first: Where labels begin in "class": the number of classes in tasks before these.
 
     Returns:
         The tasks.
@@ -203,4 +285,5 @@ def cifar_tasks(
         scenario=scenario,
         transform=CentreCrop(32, 32, normalize),
         augment=RandomCrop(32, pad=4) if augment else None,
+        first=first,
     )

@@ -1,6 +1,7 @@
 """Cutting data into splits and classes into tasks, by seed."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from zlib import crc32
 
 import torch
@@ -9,7 +10,26 @@ from torch import Tensor
 from benchmarks.streams._transforms import Normalize, Permute
 from benchmarks.streams._types import Scenario, Split, Task
 
-__all__ = ["class_tasks", "generator", "one_of", "permuted_tasks", "stratified"]
+__all__ = ["Chosen", "class_tasks", "generator", "one_of", "permuted_tasks", "stratified"]
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Samples chosen from a set and not copied yet.
+
+    Args:
+        x: Inputs of the whole set, of shape (N, ...); may be memory-mapped.
+        y: Labels of the whole set, of shape (N,).
+        index: Which samples, in which order, of shape (M,).
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+
+    def split(self) -> Split:
+        """Copy the chosen samples."""
+        return Split(self.x[self.index], self.y[self.index])
 
 
 def generator(seed: int, *purpose: object) -> torch.Generator:
@@ -98,15 +118,16 @@ def permuted_tasks(
 
 
 def class_tasks(
-    parts: tuple[Split, Split, Split],
+    parts: tuple[Chosen, Chosen, Chosen],
     groups: Sequence[Sequence[int]],
     *,
     class_names: Sequence[str],
     scenario: Scenario,
     transform: Callable[[Tensor], Tensor],
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    first: int = 0,
 ) -> tuple[Task, ...]:
-    """Make one task of every group of classes.
+    """Make one task of every group of classes. Each sample is copied once.
 
     Args:
         parts: Training, validation and test samples of the whole set.
@@ -115,6 +136,7 @@ def class_tasks(
         scenario: In "task" labels start at 0 in every task, in "class" they count on.
         transform: See :class:`Task`.
         augment: See :class:`Task`.
+        first: Where labels that count on begin: the number of classes in tasks before these.
 
     Returns:
         The tasks, in the order of `groups`.
@@ -125,7 +147,7 @@ def class_tasks(
     listed = [label for group in groups for label in group]
     if len(set(listed)) != len(listed) or not all(map(len, groups)):
         raise ValueError(f"Expected every class in one group and no empty group, got {groups}.")
-    tasks, seen = [], 0
+    tasks, seen = [], first
     for group in groups:
         start = seen if scenario == "class" else 0
         numbers = {label: start + i for i, label in enumerate(group)}
@@ -164,12 +186,12 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return torch.cat(parts).sort().values if parts else torch.empty(0, dtype=torch.int64)
 
 
-def _restrict(part: Split, numbers: dict[int, int]) -> Split:
+def _restrict(part: Chosen, numbers: dict[int, int]) -> Split:
     lookup = torch.full((max(int(part.y.max()), *numbers) + 1,), -1, dtype=torch.int64)
     lookup[list(numbers)] = torch.tensor(list(numbers.values()))
-    y = lookup[part.y]
-    chosen = (y >= 0).nonzero().flatten()
-    return Split(part.x[chosen], y[chosen])
+    y = lookup[part.y[part.index]]
+    kept = (y >= 0).nonzero().flatten()
+    return Split(part.x[part.index[kept]], y[kept])
 
 
 def _group_name(words: list[str]) -> str:

@@ -7,56 +7,11 @@ References:
     Krizhevsky (2009), Learning multiple layers of features from tiny images.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from benchmarks.streams._datasets import cifar_tasks, class_groups
+from benchmarks.streams._datasets import split_cifar_builder
 from benchmarks.streams._transforms import Normalize
-from benchmarks.streams._types import Scenario, Stream
 
 __all__ = ["build"]
 
-
-def build(
-    seed: int,
-    *,
-    data_root: Path | None = None,
-    tasks: int = 10,
-    scenario: Scenario = "task",
-    class_order: str | Sequence[int] = "seed",
-    validation: float = 0.1,
-    augment: bool = True,
-    train_per_class: int | None = None,
-) -> Stream:
-    """Build split CIFAR-100.
-
-    Args:
-        seed: Decides the class order and the validation cut.
-        data_root: Folder of the datasets, searched first.
-        tasks: Number of tasks; it divides 100.
-        scenario: "task" (a head a task) or "class" (one growing head).
-        class_order: "seed", "fixed" (0 to 99) or the order itself.
-        validation: Share of the training images that is held out, in [0, 1).
-        augment: Whether to train on random crops (4 zeros at each edge) and mirror images.
-        train_per_class: Most training images a class; None for all.
-
-    Returns:
-        Images of shape (3, 32, 32).
-    """
-    return Stream(
-        name="split_cifar100",
-        scenario=scenario,
-        tasks=cifar_tasks(
-            "cifar100",
-            class_groups(100, tasks, class_order, seed),
-            seed,
-            data_root,
-            normalize=Normalize((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-            scenario=scenario,
-            validation=validation,
-            augment=augment,
-            train_per_class=train_per_class,
-        ),
-        input_shape=(3, 32, 32),
-        description=f"CIFAR-100, {tasks} tasks of {100 // tasks} classes.",
-    )
+build = split_cifar_builder(
+    "cifar100", "CIFAR-100", 100, 10, Normalize((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+)

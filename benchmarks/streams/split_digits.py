@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.streams._splits import class_tasks, generator, one_of, stratified
+from benchmarks.streams._splits import Chosen, class_tasks, generator, one_of, stratified
 from benchmarks.streams._transforms import Normalize
-from benchmarks.streams._types import Scenario, Split, Stream
+from benchmarks.streams._types import Scenario, Stream
 
 __all__ = ["build"]
 
@@ -52,11 +52,7 @@ def build(
         name="split_digits",
         scenario=scenario,
         tasks=class_tasks(
-            (
-                Split(x[rest[first]], y[rest[first]]),
-                Split(x[rest[second]], y[rest[second]]),
-                Split(x[test], y[test]),
-            ),
+            (Chosen(x, y, rest[first]), Chosen(x, y, rest[second]), Chosen(x, y, test)),
             [order[i : i + 2] for i in range(0, 10, 2)],
             class_names=[str(digit) for digit in range(10)],
             scenario=scenario,

@@ -35,6 +35,21 @@ def test_options_change_the_network(digits):
     assert any(isinstance(module, torch.nn.Dropout) for module in dropping.modules())
 
 
+def test_the_network_of_zenke_et_al_has_their_layers():
+    images = torch.zeros(2, 3, 32, 32)
+    labels = torch.zeros(2, dtype=torch.int64)
+    split = streams.Split(images, labels)
+    tasks = tuple(streams.Task(str(i), 10, split, split, split, torch.Tensor.float) for i in "abc")
+    stream = streams.Stream("made", "task", tasks, (3, 32, 32), "Made.")
+    model = models.build("zenke_cnn", stream, {})
+    assert model(images, 2).shape == (2, 10)
+    assert [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)] == [0.25, 0.25, 0.5]
+    convolutions = 32 * (3 * 9 + 1) + 32 * (32 * 9 + 1) + 64 * (32 * 9 + 1) + 64 * (64 * 9 + 1)
+    assert sum(p.numel() for p in model.parameters()) == (
+        convolutions + 512 * (64 * 6 * 6 + 1) + 3 * 10 * (512 + 1)
+    )
+
+
 def test_alexnet_is_sized_by_the_stream():
     stream = streams.build(
         "glyphs",
@@ -75,6 +90,8 @@ def test_he_initialisation_keeps_the_size_of_activations():
         ("mpl", {}, "Unknown model `mpl`"),
         ("mlp", {"hiden": [3]}, "Unknown option `hiden`"),
         ("cnn", {"channels": [2, 2, 2, 2]}, "images of at least 16 pixels a side"),
+        ("zenke_cnn", {"channels": [2, 2]}, "larger images for 2 pairs of convolutions"),
+        ("zenke_cnn", {"dropout": [0.5]}, "`dropout` to be two shares"),
     ],
 )
 def test_mistakes_are_said(digits, name, options, message):

@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import data, streams
 from benchmarks.streams._datasets import class_groups
@@ -132,16 +133,57 @@ def test_padded_permutations_move_the_padding_too(root):
         ("split_cifar100", {"tasks": 20}, [5] * 20),
         ("split_fashion_mnist", {}, [2] * 5),
         ("cifar10_then_cifar100", {}, [10] * 6),
+        ("split_cifar10", {"scenario": "class"}, [2, 4, 6, 8, 10]),
         ("split_cifar100", {"tasks": 4, "scenario": "class"}, [25, 50, 75, 100]),
+        ("cifar10_then_cifar100", {"scenario": "class"}, [10, 20, 30, 40, 50, 60]),
     ],
 )
 def test_classes_are_dealt_out(name, options, classes, root):
     stream = build(name, root, **options)
     assert [task.num_classes for task in stream.tasks] == classes
     if stream.scenario == "class":
-        seen = [set(task.test.y.tolist()) for task in stream.tasks]
-        assert sorted(set.union(*seen)) == list(range(100))
-        assert sum(map(len, seen)) == 100
+        starts = [0, *classes]
+        for task, start, end in zip(stream.tasks, starts, classes, strict=False):
+            for split in (task.train, task.validation, task.test):
+                assert set(split.y.tolist()) == set(range(start, end))
+
+
+def test_labels_that_count_on_belong_to_the_same_images(root):
+    apart, counted = (
+        build("cifar10_then_cifar100", root, scenario=scenario) for scenario in ("task", "class")
+    )
+    assert counted.scenario == "class"
+    for position, (one, two) in enumerate(zip(apart.tasks, counted.tasks, strict=True)):
+        assert torch.equal(one.train.x, two.train.x)
+        assert torch.equal(one.train.y + 10 * position, two.train.y)
+
+
+class Copies(TorchDispatchMode):
+    """Counts the bytes of images that indexing copies."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.index.Tensor and result.dtype == torch.uint8:
+            self.bytes += result.nbytes
+        return result
+
+
+@pytest.mark.parametrize("name", ["split_cifar10", "split_cifar100", "permuted_mnist"])
+def test_images_are_copied_once_however_many_the_tasks(name, root):
+    loaded = data.load(name.removeprefix("split_").removeprefix("permuted_"), root)
+    with Copies() as copies:
+        build(name, root, tasks=10)
+    assert copies.bytes == loaded.train[0].nbytes + loaded.test[0].nbytes
+
+
+def test_nothing_need_be_held_out(root):
+    for name in ("split_cifar10", "split_fashion_mnist", "permuted_mnist"):
+        tasks = build(name, root, validation=0.0).tasks
+        assert all(len(task.validation) == 0 and len(task.train) > 0 for task in tasks)
 
 
 def test_split_tasks_hold_their_classes_and_nothing_else(root):
@@ -261,6 +303,7 @@ def test_random_crops_are_windows_mirrored_or_not():
         ("split_cifar10", {"train_per_class": 0}, "at least 1 sample a class, got 0"),
         ("split_cifar10", {"scenario": "domain"}, "`scenario` to be one of"),
         ("split_fashion_mnist", {"scenario": "domain"}, "`scenario` to be one of"),
+        ("cifar10_then_cifar100", {"scenario": "domain"}, "`scenario` to be one of"),
         ("cifar10_then_cifar100", {"tasks": 1}, r"`tasks` to lie in 2\.\.11, got 1"),
         ("object_recognition", {"tasks": ["pets"]}, r"`tasks` to be among .*\['pets'\]"),
         ("object_recognition", {"image_size": 3}, "`image_size` to be at least 8, got 3"),

@@ -73,6 +73,22 @@ def test_mas_runs_on_files_in_their_own_format(part, root):
     assert min(record.stream["num_train"]) > 0
 
 
+@pytest.mark.parametrize(
+    ("study_name", "part_name", "scenario"),
+    [
+        ("permuted_mnist_small", "permuted_mnist", "task"),
+        ("split_cifar_small", "cifar10_then_cifar100", "class"),
+        pytest.param("split_cifar_small", "cifar100_by_10", "class", marks=pytest.mark.slow),
+        pytest.param("fashion_mnist_small", "split", "class", marks=pytest.mark.slow),
+    ],
+)
+def test_mas_runs_in_the_other_scenario_too(study_name, part_name, scenario, root):
+    part = next(p for p in study.load(study_name).parts if p.name == part_name)
+    record = run(part, root, stream_options={**part.stream_options, "scenario": scenario})
+    assert record.status == "finished", record.error
+    assert record.stream["scenario"] == scenario
+
+
 def test_colours_are_learned_from_files(root):
     """Trained for longer, the scenes, which differ in colour, are told apart."""
     part = next(p for p in study.load("object_recognition_small").parts if p.name == "sequence")
@@ -82,7 +98,7 @@ def test_colours_are_learned_from_files(root):
         stream_options={**part.stream_options, "tasks": ["scenes"]},
         model="cnn",
         model_options={"channels": [8, 8, 8], "hidden": 32, "dropout": 0.0},
-        training=dataclasses.replace(part.training, epochs=40),
+        training=dataclasses.replace(part.training, epochs=40, decay_every=30),
     )
     assert record.accuracy["test"][0][0] == 1.0
 
