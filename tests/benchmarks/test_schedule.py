@@ -12,6 +12,7 @@ from benchmarks import methods
 from benchmarks.methods import Method
 from benchmarks.record import Record
 from benchmarks.run import execute
+from benchmarks.store import Store
 from benchmarks.study import Training, load
 from tests.benchmarks.studies import SMOKE, smoke_config
 
@@ -47,6 +48,10 @@ def rates(monkeypatch, **schedule):
     found = sorted(set(seen))
     assert len(found) == 5 * 5  # one rate an epoch
     return [rate for _, _, rate in found]
+
+
+def losses(record):
+    return [row["task_loss"] for row in record.history]
 
 
 def torchs(every, decay):
@@ -86,6 +91,23 @@ def test_a_joint_run_has_one_schedule():
     assert [h == o for h, o in zip(lowered.history, plain.history, strict=True)] == 4 * [True] + [
         False
     ]
+
+
+def test_a_run_stopped_between_two_steps_of_the_rate_goes_on_with_the_right_one(tmp_path):
+    asked = config("mas", 0.1, decay_every=2, decay=0.1)
+    whole = execute(asked)
+    place = Store(tmp_path, "smoke").checkpoint("run")
+    left = iter(range(10_000))
+
+    def stopping():
+        return next(left) in (17, 40)  # in the fourth epochs of the first and the second task
+
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            execute(asked, checkpoint=place, stopping=stopping)
+    record = execute(asked, checkpoint=place)
+    assert losses(record) == losses(whole)
+    assert record.accuracy == whole.accuracy
 
 
 def test_a_configuration_without_a_schedule_is_written_as_before():
