@@ -52,11 +52,13 @@ from benchmarks.checkpoint import (
     optimizer_state,
     random_state,
 )
+from benchmarks.continual_selection import Outcome, learn
 from benchmarks.data import DataError
 from benchmarks.record import Record
 from benchmarks.storage import StoreError
 from benchmarks.streams import Split, Stream
 from benchmarks.study import RunConfig, Training
+from mas_avalanche.guard import DivergenceError
 from mas_avalanche.inspect import importance_histograms
 from mas_avalanche.penalty import StabilityWarning
 from mas_avalanche.tensor_batches import BatchDataset, BatchSource, TensorBatches, batch_source
