@@ -22,3 +22,11 @@ def test_what_it_links_to_exists():
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_its_results_are_those_of_the_published_report():
+    report = (ROOT / "reports" / "embedded" / "README.md").read_text(encoding="utf-8")
+    results = README.split("## Results")[1].split("## Reproduce")[0]
+    rows = [line for line in results.splitlines() if line.startswith("| ")]
+    assert len(rows) > 3
+    assert [row for row in rows if row not in report.splitlines()] == []
