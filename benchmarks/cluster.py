@@ -5,6 +5,7 @@ done. Every node needs the same packages and has to reach the store: a folder th
 URL. The checkout's two packages are sent along.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +60,7 @@ def connected(address: str) -> Iterator[Any]:
         ) from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     others = sorted(path.name for path in provenance.ROOT.iterdir() if path.name not in SENT)
-    new = {"num_cpus": provenance.num_cores(), "include_dashboard": False}
+    new: dict[str, Any] = {"num_cpus": provenance.num_cores(), "include_dashboard": False}
     try:
         ray.init(
             address=address,
@@ -69,7 +70,7 @@ def connected(address: str) -> Iterator[Any]:
                 "env_vars": {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
             },
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             **(new if address == START else {}),
         )
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -260,8 +260,9 @@ class _Processes(Dispatcher):
         if code == STOPPED:
             self.queue.appendleft(work)
             return
-        killed = code is not None and code < 0
-        how = f"signal {-code} ({signal.Signals(-code).name})" if killed else f"code {code}"
+        how = f"code {code}"
+        if code is not None and code < 0:
+            how = f"signal {-code} ({signal.Signals(-code).name})"
         self.lost(work, how)
 
     def stop(self) -> None:
@@ -368,8 +369,9 @@ def _work(connection: Connection, settings: Settings) -> None:
             return
         if work is None:
             return
+        id, config = work
         request.at_work = True
-        answer = do_run(*work, settings, stopping=lambda: request.came)
+        answer = do_run(id, config, settings, stopping=lambda: request.came)
         with contextlib.suppress(BrokenPipeError):  # the parent was killed; the record is stored
             connection.send(answer)
         request.at_work = False

@@ -414,12 +414,13 @@ class _Trial:
             return Outcome(learner, found)
 
         begin = time.perf_counter()
-        kept, chosen = learn(
+        found = learn(
             train,
             learning_rate=config.training.learning_rate,
             strength=self.selection[-1]["strength"] if self.selection else config.strength,
             constants=config.selection,
         )
+        kept, chosen = found
         search = time.perf_counter() - begin - (sum(kept.spent.values()) if kept else 0.0)
         self.selection.append(dataclasses.replace(chosen, seconds=search).to_table())
         if kept is None:
@@ -552,6 +553,8 @@ def _union(tasks: Sequence[DatasetExperience]) -> DatasetExperience:
 class _Strategy(TensorBatches, SupervisedTemplate):  # type: ignore[misc]
     """Avalanche's supervised training with random numbers that depend on nothing but the seed."""
 
+    _stop_training: bool
+
     def __init__(
         self,
         *,
@@ -644,8 +647,9 @@ class _Strategy(TensorBatches, SupervisedTemplate):  # type: ignore[misc]
 
     def load_inside_state(self, state: Mapping[str, Any]) -> None:
         """Go on after the mini-batch at which :meth:`inside_state` was called."""
-        vars(self.clock).update(state["clock"])
-        vars(self._watch()).update(state["watch"])
+        for holder, kept in ((self.clock, state["clock"]), (self._watch(), state["watch"])):
+            for name, value in kept.items():
+                setattr(holder, name, value)
         load_optimizer_state(self.optimizer, self.model, state["optimizer"])
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name not in state["frozen"])

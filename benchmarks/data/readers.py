@@ -120,7 +120,8 @@ def _idx(folder: Path, name: str, dimensions: int) -> UInt8Array:
     with _reading(path), handle:
         head = handle.read(4)
         if head != bytes((0, 0, 8, dimensions)):
-            raise ValueError(f"the header {head.hex()} instead of 0000080{dimensions}")
+            found = f"the header {head.hex()}" if head else "an empty file"
+            raise ValueError(f"{found} instead of the header 0000080{dimensions}")
         shape = np.frombuffer(handle.read(4 * dimensions), dtype=">u4").astype(int)
         size = int(shape.prod())
         if size > 1 << 32:
@@ -281,6 +282,9 @@ def _flowers(folder: Path) -> Pictures:
         def _check_integrity(self) -> bool:
             return True
 
+    # Read first one by one, so that a damaged one is named.
+    for name in ("imagelabels.mat", "setid.mat"):
+        _mat(folder / name)
     parts = {}
     with _reading(folder / "setid.mat"):
         for split in ("train", "val", "test"):
@@ -292,6 +296,16 @@ def _flowers(folder: Path) -> Pictures:
 def _aircraft(folder: Path) -> Pictures:
     from torchvision.datasets import FGVCAircraft
 
+    variants = folder / "data" / "variants.txt"
+    known = {" ".join(words) for words in _lines(variants)}
+    for split in ("trainval", "test"):
+        path = folder / "data" / f"images_variant_{split}.txt"
+        strange = [words for words in _lines(path) if " ".join(words[1:]) not in known]
+        if strange:
+            raise DamagedData(
+                f"Expected {path} to name variants that {variants} lists, got "
+                f"{' '.join(strange[0])!r}."
+            )
     with _reading(folder / "data" / "images_variant_trainval.txt"):
         train = FGVCAircraft(folder.parent, split="trainval", loader=_as_path)
         test = FGVCAircraft(folder.parent, split="test", loader=_as_path)
@@ -301,10 +315,15 @@ def _aircraft(folder: Path) -> Pictures:
 
 
 def _cars(folder: Path) -> Pictures:
-    from scipy.io.matlab import MatReadError
     from torchvision.datasets import StanfordCars
 
-    with _reading(folder / "devkit", MatReadError, NotImplementedError):
+    for name in (
+        "devkit/cars_meta.mat",
+        "devkit/cars_train_annos.mat",
+        "cars_test_annos_withlabels.mat",
+    ):
+        _mat(folder / name)
+    with _reading(folder / "devkit"):
         train = StanfordCars(folder.parent, split="train", loader=_as_path)
         test = StanfordCars(folder.parent, split="test", loader=_as_path)
         return Pictures(
