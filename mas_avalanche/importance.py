@@ -44,11 +44,11 @@ from mas_avalanche.per_sample.gradients import Settings
 from mas_avalanche.per_sample.layout import FIRST, SECOND, Layout, agree, find_layout
 from mas_avalanche.per_sample.tap import DeviationError, Tap
 from mas_avalanche.per_sample.trace import Plan, make_plan
+from mas_avalanche.precision import Precision
 
 __all__ = ["Importance", "estimate_importance"]
 
 _LOG = logging.getLogger("mas_avalanche")
-_MIN_BATCHES = 5  # mini-batches before their spread is trusted
 
 
 class Importance(dict[str, Tensor]):
@@ -116,8 +116,7 @@ def estimate_importance(
     Raises:
         ValueError: If an argument is out of range, ``data`` is empty or ``model`` mixes samples.
         TypeError: If ``data`` or ``objective`` is of a kind that cannot be used.
-        NotImplementedError: If "local" meets a parameter without a rule, or ``tolerance`` is used
-            with several processes.
+        NotImplementedError: If "local" meets a parameter without a rule.
 
     Example:
         >>> line = nn.Linear(1, 1)
@@ -129,15 +128,12 @@ def estimate_importance(
     _check_arguments(power, batch_size, max_samples, tolerance, memory_budget)
     prefix, inner = _unwrap(model)
     share = _own_share()
-    if tolerance is not None and share.world > 1:
-        raise NotImplementedError(
-            f"Expected one process where `tolerance` is given, got {share.world}. Give "
-            "`max_samples` instead."
-        )
     multitask = _takes_task_labels(inner)
     engine = _Engine(inner, resolve(objective), Settings(power, memory_budget), multitask, check)
     device = device or next((p.device for p in inner.parameters()), torch.device("cpu"))
-    precision = None if tolerance is None else _Precision(engine.totals, known_length(data))
+    precision = None
+    if tolerance is not None:
+        precision = Precision(tolerance, engine.totals, known_length(data), share.world)
     with _guarded(inner, data), _bar(data, max_samples, progress) as bar:
         for batch in mini_batches(
             data,
@@ -151,10 +147,11 @@ def estimate_importance(
         ):
             engine.add(_moved(batch, device, engine.objective.reads_labels))
             bar.update(len(batch))
-            if precision is not None and tolerance is not None:
-                precision.update(engine.totals, len(batch))
-                if precision.relative_error < tolerance:
-                    break
+            if precision is not None and precision.reached(engine.totals, len(batch)):
+                break
+        else:
+            if precision is not None:
+                precision.wait()
     num_samples = _reduce(engine, share)
     result = engine.result(num_samples, prefix)
     if precision is not None:
@@ -209,8 +206,14 @@ def _moved(batch: MiniBatch, device: torch.device | str, reads_labels: bool) -> 
     def move(tensor: Any) -> Any:
         return tensor.to(device, non_blocking=True) if isinstance(tensor, Tensor) else tensor
 
-    y = tree_map(move, batch.y) if reads_labels else None
-    return MiniBatch(tree_map(move, batch.x), y, batch.task_label)
+    x = move(batch.x) if isinstance(batch.x, Tensor) else tree_map(move, batch.x)
+    return MiniBatch(x, tree_map(move, batch.y) if reads_labels else None, batch.task_label)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    if isinstance(tree, Tensor):
+        return [tree]
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _bar(data: Data, max_samples: int | None, progress: bool) -> Any:
@@ -282,39 +285,6 @@ def _generators(data: Any) -> list[torch.Generator]:
         return []
     own = (data.generator, getattr(data.sampler, "generator", None))
     return [g for g in own if isinstance(g, torch.Generator)]
-
-
-class _Precision:
-    r"""Standard error of the mean from the spread between mini-batches.
-
-    With :math:`S_b` the sum over mini-batch b of :math:`m_b` samples, the variance of one sample is
-    estimated by :math:`(\sum_b \|S_b\|^2 / m_b - \|\sum_b S_b\|^2 / M) / (B - 1)`, so that
-    only two numbers are kept. Without replacement the variance of the mean shrinks by 1 - M / N.
-    """
-
-    def __init__(self, totals: dict[str, Tensor], length: int | None) -> None:
-        self.before = {n: torch.zeros_like(t) for n, t in totals.items()}
-        self.length = length
-        self.within = 0.0
-        self.batches = 0
-        self.samples = 0
-        self.relative_error = math.inf
-
-    def update(self, totals: dict[str, Tensor], count: int) -> None:
-        """Take in the mini-batch whose sums have just been added to the totals."""
-        for name, total in totals.items():
-            self.within += float((total - self.before[name]).square().sum()) / count
-            self.before[name].copy_(total)
-        self.batches += 1
-        self.samples += count
-        squared = sum(float(t.square().sum()) for t in totals.values())
-        if self.samples == self.length:
-            self.relative_error = 0.0
-        elif self.batches >= _MIN_BATCHES and squared > 0:
-            spread = (self.within - squared / self.samples) / (self.batches - 1)
-            left = 1.0 if self.length is None else 1 - self.samples / self.length
-            variance = max(0.0, spread) * left / self.samples
-            self.relative_error = math.sqrt(variance) / (math.sqrt(squared) / self.samples)
 
 
 @dataclass
@@ -435,7 +405,7 @@ class _Engine:
 
     def _plan(self, batch: MiniBatch) -> Plan:
         """Find the plan for mini-batches of this kind, or make it."""
-        leaves = [t for t in tree_leaves(batch.x) if isinstance(t, Tensor)]
+        leaves = _tensors(batch.x)
         key = (batch.task_label, tuple((t.shape[1:], t.dtype) for t in leaves))
         known = self.plans.get(key)
         if known is not None and (known.distinct == FIRST or known.available >= len(batch)):
@@ -459,7 +429,7 @@ class _Engine:
             outputs[which] = self._output(self.model, xs[which], batch.task_label)
 
         def inputs(which: int) -> list[Tensor]:
-            return [t for t in tree_leaves(xs[which]) if isinstance(t, Tensor)]
+            return _tensors(xs[which])
 
         plan = make_plan(run, self.parameters, inputs)
         values = [self.objective.values(o, y) for o, y in zip(outputs, ys, strict=True)]
@@ -494,14 +464,30 @@ class _Engine:
     def _rehearse(
         self, plan: Plan, forward: Callable[[], Any], reduce: Callable[[Any], Tensor]
     ) -> frozenset[str]:
-        """Run both passes without adding anything; name the parameters that get past the plan."""
+        """Take the passes without adding anything; name the parameters that get past the plan."""
+        tap = Tap(plan, self.parameters, None, self.settings)
         try:
-            self._tap(plan, None).run(forward, lambda output: reduce(output).sum(0, keepdim=True))
+            if self.objective.name == "local":
+                tap.follow(forward, reduce)
+                self._rehearse_local(plan, forward, reduce)
+            else:
+                tap.run(forward, lambda output: reduce(output).sum(0, keepdim=True))
         except DeviationError as error:
             if not error.past:
                 raise
             return error.past
         return frozenset()
+
+    def _rehearse_local(
+        self, plan: Plan, forward: Callable[[], Any], reduce: Callable[[Any], Tensor]
+    ) -> None:
+        """Find out whether the model follows the plan where no tensor needs a gradient."""
+        plan.graph = False
+        try:
+            self._tap(plan, None).run(forward, reduce)
+        except DeviationError:
+            plan.graph = True
+            self._tap(plan, None).run(forward, reduce)
 
     def _check_independence(self, first: list[Tensor], second: list[Tensor]) -> None:
         for a, b in zip(first, second, strict=True):

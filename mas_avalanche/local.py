@@ -34,7 +34,9 @@ With ReLUs on both sides every term is non-negative and the bars can be left out
 **Other layers** (normalisations, embeddings, attention's projections) follow the same definition:
 an operation that reads a trainable parameter is a layer, and the activation that is applied to its
 output directly, if any, belongs to it. The gradient of each sample is that of the operation's own
-rule in :mod:`mas_avalanche.per_sample`.
+rule in :mod:`mas_avalanche.per_sample`. No pass goes back through the network, and no graph of it
+is kept: a layer's activations are let go once its own importance is taken. Models with backward
+hooks, which ask whether their inputs need gradients, get a graph, of which no use is made.
 """
 
 from collections.abc import Callable, Sequence
@@ -83,7 +85,8 @@ _ACTIVATIONS: set[Any] = {
 class LocalTap(Tap):
     """Follow a plan through one mini-batch without a backward pass.
 
-    Takes the arguments of :class:`~mas_avalanche.per_sample.tap.Tap`.
+    Operations run on detached parameters, so that nothing requires a gradient and autograd keeps
+    no activations. Takes the arguments of :class:`~mas_avalanche.per_sample.tap.Tap`.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -129,8 +132,8 @@ class LocalTap(Tap):
     def _attach(self, use: Use, outputs: list[Tensor], saved: list[Tensor]) -> Sequence[Tensor]:
         if len(outputs) != 1:
             raise DeviationError("Expected a layer to have one output.")
-        # Attached like any other, so that the model makes the same calls as when it was planned.
-        attached = super()._attach(use, outputs, saved)
+        # Attached only where the model makes other calls on tensors that need no gradient.
+        attached = super()._attach(use, outputs, saved) if self.plan.graph else outputs
         self._open.append(_Layer(attached[0], use, saved))
         return attached
 

@@ -108,6 +108,8 @@ def count_samples(x: Any) -> int:
         TypeError: If there is no tensor in it.
         ValueError: If tensors disagree about the number.
     """
+    if isinstance(x, Tensor):
+        return x.shape[0] if x.dim() else 0
     sizes = {len(t) if t.dim() else 0 for t in tree_leaves(x) if isinstance(t, Tensor)}
     if not sizes:
         raise TypeError(

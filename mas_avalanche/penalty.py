@@ -409,12 +409,13 @@ def _pieces(parameter: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Walk tensors of equal shape together, in pieces that stay in a processor's cache.
 
     The first tensor may have more rows than the others; on other devices, where a piece would
-    cost a kernel launch, and for strided tensors there is one piece.
+    cost a kernel launch, and for small or strided tensors there is one piece.
     """
     if parameter.shape != others[0].shape:
         parameter = parameter[: len(others[0])]
     tensors = (parameter, *others)
-    if parameter.device.type != "cpu" or not all(tensor.is_contiguous() for tensor in tensors):
+    one_piece = parameter.device.type != "cpu" or parameter.numel() <= _CHUNK
+    if one_piece or not all(tensor.is_contiguous() for tensor in tensors):
         yield tensors
         return
     yield from zip(*(torch.split(tensor.view(-1), _CHUNK) for tensor in tensors), strict=True)

@@ -25,7 +25,7 @@ from mas_avalanche.consolidation import (
     normalize_importance,
     take_anchor,
 )
-from mas_avalanche.guard import LossGuard, check_weights
+from mas_avalanche.guard import LossGuard, WeightGuard, check_weights
 from mas_avalanche.importance import estimate_importance
 from mas_avalanche.objectives import resolve
 from mas_avalanche.penalty import PenaltyMode, QuadraticPenalty
@@ -129,6 +129,7 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.importance_seconds: list[float] = []
         self._num_parts = 0  # of the present task of an online stream
         self._loss_guard = LossGuard()
+        self._weight_guard = WeightGuard()
 
     @property
     def lambda_reg(self) -> float:
@@ -238,13 +239,16 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.penalty.after_backward(strategy)
 
     def after_update(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        """Take the proximal step, in that mode."""
+        """Take the proximal step, in that mode, and check the weights."""
         self.penalty.after_update(strategy, self.importance, self.anchor)
+        if self.check_finite:
+            self._weight_guard.watch(strategy.model)
 
     def after_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Check losses not yet read and all weights."""
         if self.check_finite:
             self._loss_guard.read()
+            self._weight_guard.read(strategy.model)
             check_weights(strategy.model)
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:

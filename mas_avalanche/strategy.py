@@ -35,11 +35,15 @@ class MAS(SupervisedTemplate):  # type: ignore[misc]
         plugins: Further plugins, called before MAS; the list is not changed.
         evaluator: Metrics and loggers.
         eval_every: How often to evaluate within training, in epochs; -1 never, 0 at the end.
-        objective: See :class:`mas_avalanche.MASPlugin`, as for the next four.
+        objective: See :class:`mas_avalanche.MASPlugin`, as for the rest.
         mode: ``"gradient"`` or ``"proximal"``.
         normalization: None, ``"mean"`` or ``"max"``.
         importance_data: Unlabelled data in place of the experience's.
         task_label: The head to use for ``importance_data``.
+        batch_size: Mini-batch size while importance is measured.
+        max_samples: Measure on at most so many samples.
+        tolerance: Stop measuring at this relative error.
+        check_finite: Raise at the first non-finite loss or weight.
         **base_kwargs: Passed on to Avalanche's ``SupervisedTemplate``.
 
     Raises:
@@ -79,6 +83,10 @@ class MAS(SupervisedTemplate):  # type: ignore[misc]
         normalization: Normalization | None = None,
         importance_data: Any = None,
         task_label: int | None = None,
+        batch_size: int = 128,
+        max_samples: int | None = None,
+        tolerance: float | None = None,
+        check_finite: bool = True,
         **base_kwargs: Any,
     ) -> None:
         plugin = MASPlugin(
@@ -90,6 +98,10 @@ class MAS(SupervisedTemplate):  # type: ignore[misc]
             normalization=normalization,
             importance_data=importance_data,
             task_label=task_label,
+            batch_size=batch_size,
+            max_samples=max_samples,
+            tolerance=tolerance,
+            check_finite=check_finite,
         )
         super().__init__(
             model=model,

@@ -333,6 +333,13 @@ CASES = [
         (2, 3),
     ),
     Case(
+        "rnn-cell",
+        lambda: Lambda(
+            lambda s, x: s.a(x[:, 1], s.a(x[:, 0])), a=nn.RNNCell(3, 4, nonlinearity="relu")
+        ),
+        (2, 3),
+    ),
+    Case(
         "gru-cell",
         lambda: Lambda(lambda s, x: s.a(x[:, 1], s.a(x[:, 0])), a=nn.GRUCell(3, 4)),
         (2, 3),

@@ -34,47 +34,64 @@ def _no_override(arguments: Any) -> bool:
     return False
 
 
-def _lstm(
-    input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], *options: Any
-) -> tuple[Tensor, Tensor, Tensor]:
+_Step = Callable[[Tensor, Sequence[Tensor], Callable[[Tensor], Tensor]], list[Tensor]]
+"""Maps projected inputs, the state and the projection of its first part to the new state."""
+
+
+def _lstm_step(
+    x: Tensor, state: Sequence[Tensor], recur: Callable[[Tensor], Tensor]
+) -> list[Tensor]:
+    i, f, g, o = (x + recur(state[0])).chunk(4, dim=-1)
+    cell = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+    return [torch.sigmoid(o) * torch.tanh(cell), cell]
+
+
+def _gru_step(
+    x: Tensor, state: Sequence[Tensor], recur: Callable[[Tensor], Tensor]
+) -> list[Tensor]:
+    x_r, x_z, x_n = x.chunk(3, dim=-1)
+    h_r, h_z, h_n = recur(state[0]).chunk(3, dim=-1)
+    update = torch.sigmoid(x_z + h_z)
+    new = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
+    return [new + update * (state[0] - new)]
+
+
+def _rnn_step(activation: Callable[[Tensor], Tensor]) -> _Step:
     def step(x: Tensor, state: Sequence[Tensor], recur: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        i, f, g, o = (x + recur(state[0])).chunk(4, dim=-1)
-        cell = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
-        return [torch.sigmoid(o) * torch.tanh(cell), cell]
+        return [activation(x + recur(state[0]))]
 
-    output, (hidden, cell) = _recurrent(step, input, list(hx), weights, *options)
-    return output, hidden, cell
+    return step
 
 
-def _gru(input: Tensor, hx: Tensor, weights: Sequence[Tensor], *options: Any) -> tuple[Tensor, ...]:
-    def step(x: Tensor, state: Sequence[Tensor], recur: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        x_r, x_z, x_n = x.chunk(3, dim=-1)
-        h_r, h_z, h_n = recur(state[0]).chunk(3, dim=-1)
-        update = torch.sigmoid(x_z + h_z)
-        new = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
-        return [new + update * (state[0] - new)]
-
-    output, (hidden,) = _recurrent(step, input, [hx], weights, *options)
-    return output, hidden
-
-
-def _rnn(activation: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+def _layers(step: _Step) -> Callable[..., tuple[Tensor, ...]]:
     def run(
-        input: Tensor, hx: Tensor, weights: Sequence[Tensor], *options: Any
+        input: Tensor, hx: Tensor | Sequence[Tensor], weights: Sequence[Tensor], *options: Any
     ) -> tuple[Tensor, ...]:
-        def step(
-            x: Tensor, state: Sequence[Tensor], recur: Callable[[Tensor], Tensor]
-        ) -> list[Tensor]:
-            return [activation(x + recur(state[0]))]
+        states = [hx] if isinstance(hx, Tensor) else list(hx)
+        output, last = _recurrent(step, input, states, weights, *options)
+        return output, *last
 
-        output, (hidden,) = _recurrent(step, input, [hx], weights, *options)
-        return output, hidden
+    return run
+
+
+def _cell(step: _Step) -> Callable[..., Tensor | tuple[Tensor, ...]]:
+    def run(
+        input: Tensor,
+        hx: Tensor | Sequence[Tensor],
+        w_x: Tensor,
+        w_h: Tensor,
+        b_x: Tensor | None = None,
+        b_h: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, ...]:
+        state = [hx] if isinstance(hx, Tensor) else list(hx)
+        new = step(F.linear(input, w_x, b_x), state, lambda hidden: F.linear(hidden, w_h, b_h))
+        return new[0] if len(new) == 1 else tuple(new)
 
     return run
 
 
 def _recurrent(
-    step: Callable[..., list[Tensor]],
+    step: _Step,
     x: Tensor,
     states: list[Tensor],
     weights: Sequence[Tensor],
@@ -107,7 +124,7 @@ def _recurrent(
 
 
 def _one_direction(
-    step: Callable[..., list[Tensor]],
+    step: _Step,
     x: Tensor,
     state: list[Tensor],
     weights: Sequence[Tensor],
@@ -133,15 +150,22 @@ def _one_direction(
 
 
 _RECURRENT: dict[Any, Callable[..., Any]] = {
-    torch.lstm: _lstm,
-    torch.gru: _gru,
-    torch.rnn_tanh: _rnn(torch.tanh),
-    torch.rnn_relu: _rnn(torch.relu),
+    torch.lstm: _layers(_lstm_step),
+    torch.gru: _layers(_gru_step),
+    torch.rnn_tanh: _layers(_rnn_step(torch.tanh)),
+    torch.rnn_relu: _layers(_rnn_step(torch.relu)),
+}
+_CELLS: dict[Any, Callable[..., Any]] = {
+    torch.lstm_cell: _cell(_lstm_step),
+    torch.gru_cell: _cell(_gru_step),
+    torch.rnn_tanh_cell: _cell(_rnn_step(torch.tanh)),
+    torch.rnn_relu_cell: _cell(_rnn_step(torch.relu)),
 }
 
 DECOMPOSED: dict[Any, Callable[..., Any]] = {
     F.multi_head_attention_forward: _opened(F.multi_head_attention_forward),
     **_RECURRENT,
+    **_CELLS,
 }
 """Functions that are taken apart, and what runs in their place."""
 

@@ -36,6 +36,7 @@ __all__ = [
     "Replay",
     "Settings",
     "add_magnitudes",
+    "is_outer",
 ]
 
 
@@ -51,10 +52,13 @@ class Settings:
     power: int
     budget: int
 
+    def numbers(self, like: Tensor) -> int:
+        """Say how many numbers temporaries may hold."""
+        return self.budget // max(like.element_size(), 4)
+
     def samples(self, numel: int, like: Tensor) -> int:
         """Say how many samples may be worked on at a time when each takes ``numel`` numbers."""
-        size = max(like.element_size(), 4)
-        return max(1, self.budget // max(1, numel * size))
+        return max(1, self.numbers(like) // max(1, numel))
 
 
 class Gradient(ABC):
@@ -80,7 +84,7 @@ class Gradient(ABC):
         settings: Settings,
     ) -> None:
         """Add the sum over samples of the gradients' magnitudes to ``total``, in place."""
-        count = next(len(d) for d in deltas if d is not None)
+        count = next(d.shape[0] for d in deltas if d is not None)
         step = settings.samples(2 * self.size(total, saved, deltas, count), total)
         if count <= step:
             add_magnitudes(total, self.gradients(saved, deltas), settings.power)
@@ -113,7 +117,7 @@ def add_magnitudes(total: Tensor, gradients: Tensor, power: int) -> None:
         gradients: Gradients of shape (N, *shape of ``total``).
         power: 1 or 2.
     """
-    gradients = gradients.to(total.dtype)
+    gradients = _like(gradients, total)
     if gradients.shape[0] == 1:
         if power == 1:
             total.add_(gradients[0].abs())
@@ -131,7 +135,11 @@ def _single(deltas: Sequence[Tensor | None]) -> Tensor:
 
 
 def _widened(values: Tensor) -> Tensor:
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    return values.float() if values.element_size() == 2 else values
+
+
+def _like(values: Tensor, total: Tensor) -> Tensor:
+    return values if values.dtype == total.dtype else values.to(total.dtype)
 
 
 def _rows(values: Tensor) -> Tensor:
@@ -139,7 +147,7 @@ def _rows(values: Tensor) -> Tensor:
 
 
 def _parts(step: int, x: Tensor, delta: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-    if len(x) <= step:
+    if x.shape[0] <= step:
         return [(x, delta)]
     return zip(torch.split(x, step), torch.split(delta, step), strict=True)
 
@@ -181,17 +189,23 @@ class Product(Gradient):
     ) -> None:
         """Add the sum over samples of the gradients' magnitudes to ``total``, in place."""
         x, delta = self._operands(saved, deltas)
-        x, delta = x.to(total.dtype), delta.to(total.dtype)
+        x, delta = _like(x, total), _like(delta, total)
         if x.shape[1] == 1:
-            step = settings.samples(2 * (x.shape[-1] + delta.shape[-1]), total)
-            for a, d in _parts(step, x.squeeze(1), delta.squeeze(1)):
-                total.addmm_(_magnitude(d, settings.power).t(), _magnitude(a, settings.power))
+            x, delta, power = x.squeeze(1), delta.squeeze(1), settings.power
+            step = settings.samples(2 * (x.shape[1] + delta.shape[1]), total)
+            for a, d in _parts(step, x, delta):
+                total.addmm_(_magnitude(d, power).t(), _magnitude(a, power))
         elif kernel.usable(x, total):
             kernel.add_products(total, x, delta, settings)
         else:
             step = max(1, min(settings.samples(2 * total.numel(), total), _CACHED // total.numel()))
             for a, d in _parts(step, x, delta):
                 add_magnitudes(total, torch.bmm(d.transpose(1, 2), a), settings.power)
+
+
+def is_outer(gradient: Gradient, saved: Sequence[Tensor]) -> bool:
+    """Say whether each sample's gradient is one outer product, whose magnitude factors."""
+    return isinstance(gradient, Product) and saved[0].shape[1:-1].numel() == 1
 
 
 _CACHED = 2**19  # numbers that stay in a core's cache between the product and its magnitude
@@ -240,7 +254,7 @@ class Convolution(Gradient):
     ) -> None:
         """Add the sum over samples of the gradients' magnitudes to ``total``, in place."""
         x, delta = self._operands(saved, deltas)
-        x, delta = x.to(total.dtype), delta.to(total.dtype)
+        x, delta = _like(x, total), _like(delta, total)
         depthwise = self.shape[1] < 8 and self.groups > 1
         if kernel.usable(x, total) and not depthwise:
             kernel.add_convolutions(total, x, delta, self, settings)
@@ -309,6 +323,21 @@ class Direct(Gradient):
         """Form the gradients of all samples given."""
         x, delta = [_widened(s) for s in saved], _widened(_single(deltas))
         return self.form(x, delta)
+
+    def add(
+        self,
+        total: Tensor,
+        saved: Sequence[Tensor],
+        deltas: Sequence[Tensor | None],
+        settings: Settings,
+    ) -> None:
+        """Add the sum over samples of the gradients' magnitudes to ``total``, in place."""
+        delta = _single(deltas)
+        few = delta.shape[0] * total.numel() + delta.numel() + sum(s.numel() for s in saved)
+        if few <= settings.numbers(total) // 2:
+            add_magnitudes(total, self.gradients(saved, deltas), settings.power)
+        else:
+            super().add(total, saved, deltas, settings)
 
     def size(
         self,

@@ -8,6 +8,8 @@ the plan, and the mini-batch is left to the generic path.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,11 +25,14 @@ from mas_avalanche.per_sample.gradients import (
     Product,
     Settings,
     add_magnitudes,
+    is_outer,
     quiet_vmap,
 )
 from mas_avalanche.per_sample.trace import Decomposition, Derivation, Plan, Source, Use
 
 __all__ = ["DeviationError", "Tap"]
+
+_NOTHING = nullcontext()
 
 
 class DeviationError(RuntimeError):
@@ -98,6 +103,8 @@ class Tap(TorchFunctionMode):
         self.anchor = torch.zeros((), requires_grad=True)
         self.waiting: list[list[tuple[Source, Gradient, list[Tensor], list[Tensor | None]]]]
         self.waiting = [[] for _ in plan.groups]
+        self.several = False
+        self.outer: dict[Source, _Outer] = {}
 
     def run(self, forward: Callable[[], Any], reduce: Callable[[Any], Tensor]) -> None:
         """Add the magnitudes of one mini-batch to the accumulators.
@@ -110,26 +117,53 @@ class Tap(TorchFunctionMode):
         Raises:
             DeviationError: If the model did not follow the plan; nothing has been added then.
         """
+        values = self.follow(forward, reduce)
+        if not values.requires_grad:
+            return
+        kind = values.device.type
+        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else _NOTHING:
+            self._backward(values)
+
+    def _backward(self, values: Tensor) -> None:
+        if values.numel() == 1:
+            torch.autograd.grad(values, self.anchor, allow_unused=True)
+            self._join()
+            return
+        wanted = [i for i in range(values.numel()) if i not in self.plan.skipped]
+        self.several = len(wanted) > 1
+        for index in wanted:
+            more = index != wanted[-1]
+            torch.autograd.grad(values[index], self.anchor, retain_graph=more, allow_unused=True)
+            self._join()
+        for entry in self.outer.values():
+            entry.add(self.settings)
+
+    def follow(self, forward: Callable[[], Any], reduce: Callable[[Any], Tensor]) -> Tensor:
+        """Take the forward pass alone.
+
+        Args:
+            forward: Runs the model.
+            reduce: As for :meth:`run`.
+
+        Returns:
+            The objectives.
+
+        Raises:
+            DeviationError: If the model did not follow the plan.
+        """
         with torch.enable_grad():
             with self:
                 output = forward()
             values = reduce(output)
         if self.position != len(self.steps):
             raise DeviationError("The model made fewer calls, or other ones, than planned.")
-        if not values.requires_grad:
-            return
-        reaching = leaves_in_graph(values)
-        past = {n for n, p in self.parameters.items() if id(p) in reaching} - self.plan.generic
-        if past:
-            raise DeviationError("Parameters reached the output past the plan.", frozenset(past))
-        with torch.autocast(values.device.type, enabled=False):
-            wanted = [i for i in range(len(values)) if i not in self.plan.skipped]
-            for index in wanted:
-                more = index != wanted[-1]
-                torch.autograd.grad(
-                    values[index], self.anchor, retain_graph=more, allow_unused=True
-                )
-                self._join()
+        if values.requires_grad:
+            reaching = leaves_in_graph(values)
+            past = {n for n, p in self.parameters.items() if id(p) in reaching} - self.plan.generic
+            if past:
+                message = "Parameters reached the output past the plan."
+                raise DeviationError(message, frozenset(past))
+        return values
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -210,7 +244,11 @@ class Tap(TorchFunctionMode):
                 total = self.totals[name]
                 for cut in cuts:
                     total = cut(total)
-                operand.gradient.add(total, inputs, arrived, self.settings)
+                if self.several and is_outer(operand.gradient, inputs):
+                    entry = _Outer(total, operand.gradient, inputs)
+                    self.outer.setdefault(operand.source, entry).take(arrived, self.settings)
+                else:
+                    operand.gradient.add(total, inputs, arrived, self.settings)
             else:
                 group = self.plan.joined[operand.source]
                 self.waiting[group].append((operand.source, operand.gradient, inputs, arrived))
@@ -286,6 +324,44 @@ class Tap(TorchFunctionMode):
         return result
 
 
+@dataclass
+class _Outer:
+    r"""A use whose gradients are outer products, over the passes of several objectives.
+
+    As :math:`\sum_k |\delta_k a|^p = (\sum_k |\delta_k|^p)\, |a|^p`, one product serves them all.
+
+    Args:
+        total: Accumulator.
+        gradient: The rule.
+        saved: Inputs of the use.
+        powers: The sum over objectives of the powers of their gradients' magnitudes.
+    """
+
+    total: Tensor
+    gradient: Gradient
+    saved: list[Tensor]
+    powers: Tensor | None = None
+
+    def take(self, deltas: Sequence[Tensor | None], settings: Settings) -> None:
+        """Take in what arrived for one objective."""
+        (delta,) = deltas
+        if delta is None:
+            return
+        delta = delta.to(self.total.dtype)
+        if self.powers is None:
+            self.powers = delta.abs() if settings.power == 1 else delta.square()
+        elif settings.power == 1:
+            self.powers += delta.abs()
+        else:
+            self.powers.addcmul_(delta, delta)
+
+    def add(self, settings: Settings) -> None:
+        """Add the magnitudes of all objectives to the accumulator."""
+        if self.powers is not None:
+            norm = self.powers if settings.power == 1 else self.powers.sqrt()
+            self.gradient.add(self.total, self.saved, [norm], settings)
+
+
 def _merge(
     entries: Sequence[tuple[Source, Gradient, list[Tensor], list[Tensor | None]]],
 ) -> list[tuple[Source, Gradient, list[Tensor], list[Tensor | None]]]:
@@ -322,15 +398,15 @@ def _merged(
 def leaves_in_graph(values: Tensor) -> set[int]:
     """Collect the ids of the leaf tensors that a result's gradient would reach."""
     found: set[int] = set()
-    seen = set()
+    seen = {values.grad_fn}
     stack = [values.grad_fn]
     while stack:
         node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            found.add(id(variable))
-        stack.extend(parent for parent, _ in node.next_functions)
+        parents = node.next_functions
+        if not parents and hasattr(node, "variable"):
+            found.add(id(node.variable))
+        for parent, _ in parents:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
     return found

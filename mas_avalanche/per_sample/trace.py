@@ -147,6 +147,7 @@ class Plan:
         joined: Sources whose per-sample gradients are to be added first, by group: their roots.
         generic: Names of the parameters left to the generic path.
         skipped: Objectives that no parameter reaches.
+        graph: Whether passes build autograd's graph over the samples.
     """
 
     steps: list[Step] | None
@@ -155,6 +156,7 @@ class Plan:
     groups: list[list[str]] = field(default_factory=list)
     generic: set[str] = field(default_factory=set)
     skipped: set[int] = field(default_factory=set)
+    graph: bool = True
 
 
 @dataclass

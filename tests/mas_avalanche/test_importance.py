@@ -1,3 +1,4 @@
+import collections
 import random
 
 import numpy as np
@@ -130,11 +131,37 @@ def _each_output(output):
     return list(output.flatten())
 
 
-@pytest.mark.parametrize("name", ["mlp", "vit", "module-twice", "written-in-place"])
-def test_vector_adds_the_magnitudes_of_each_output(name):
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize(
+    "name", ["mlp", "vit", "module-twice", "written-in-place", "matmul", "slices", "lstm-cell"]
+)
+def test_vector_adds_the_magnitudes_of_each_output(name, power):
     model, x = zoo.case(name).build()
-    expected = oracles.importance(model, x, _each_output)
-    assert_equal(estimate_importance(model, x, objective="vector", batch_size=2), expected)
+    expected = oracles.importance(model, x, _each_output, power)
+    for sizes in ([2, 2, 1], [5]):
+        found = estimate_importance(model, x.split(sizes), objective="vector", power=power)
+        assert_equal(found, expected)
+
+
+class Counter(TorchDispatchMode):
+    """Counts calls by the operation's name."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = collections.Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_vector_takes_one_product_for_all_outputs():
+    """The magnitude of an outer product factors: |d_1 a| + |d_2 a| = (|d_1| + |d_2|) |a|."""
+    engine = _Engine(mlp().eval(), resolve("vector"), Settings(1, 2**20), False, True)
+    engine.add(MiniBatch(inputs(5), None, None))
+    with Counter() as counter:
+        engine.add(MiniBatch(inputs(5), None, None))
+    assert counter.calls["addmm_"] == 2  # one a layer, of three outputs
 
 
 class Masked(nn.Module):
@@ -659,21 +686,21 @@ def test_the_generic_path_says_so_once(caplog):
     ]
 
 
-# Known limits, listed in docs/importance.md
+# Known limits: the reasons are those of docs/importance.md, word for word
 
 
 def _branch_on_the_whole_batch(self, x):
     return self.a(x) if len(x) < 4 else self.b(x)
 
 
-@pytest.mark.xfail(strict=True, reason="a branch on the size of the mini-batch goes unnoticed")
+@pytest.mark.xfail(strict=True, reason="A branch on the *size* of a mini-batch passes the check")
 def test_limit_branch_on_the_size_of_the_mini_batch():
     model = zoo.Lambda(_branch_on_the_whole_batch, a=nn.Linear(4, 3), b=nn.Linear(4, 3)).double()
     with pytest.raises(ValueError, match="independently"):
         estimate_importance(model, inputs(8))
 
 
-@pytest.mark.xfail(strict=True, reason="reentrant checkpoints refuse torch.autograd.grad")
+@pytest.mark.xfail(strict=True, reason="Reentrant checkpoints (`use_reentrant=True`) refuse")
 def test_limit_reentrant_checkpoint():
     def forward(self, x):
         return torch.utils.checkpoint.checkpoint(self.a, x.requires_grad_(), use_reentrant=True)
@@ -684,14 +711,14 @@ def test_limit_reentrant_checkpoint():
     )
 
 
-@pytest.mark.xfail(strict=True, reason="hooks on parameters act on training gradients only")
+@pytest.mark.xfail(strict=True, reason="Hooks on *parameters* act on training gradients")
 def test_limit_hooks_on_parameters():
     model, x = mlp(), inputs(5)
     model[0].weight.register_hook(lambda gradient: 2 * gradient)
     assert_equal(estimate_importance(model, x), oracles.importance(model, x))
 
 
-@pytest.mark.xfail(strict=True, reason="an objective may read the output only")
+@pytest.mark.xfail(strict=True, reason="An objective may read the output only")
 def test_limit_objective_that_reads_parameters():
     model, x = mlp(), inputs(5)
 

@@ -37,6 +37,21 @@ def _forms(x):
     }
 
 
+def _long_inputs():
+    return torch.randn(600, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+def _stops(x):
+    """Name ways to stop by precision, with the arguments of each."""
+    return {
+        "soon": (x, {"tolerance": 0.1, "batch_size": 10}),
+        "never": (x, {"tolerance": 1e-9, "batch_size": 10}),
+        "stream": (list(x.split(20)), {"tolerance": 1e-9}),  # of unknown length
+        "uneven": (list(x[:90].split([60, 2, 20, 2, 3, 2, 1])), {"tolerance": 1e-9}),
+        "one-process": (list(x[:7].split(7)), {"tolerance": 0.5}),  # the other has nothing
+    }
+
+
 def _work(rank, folder):
     torch.set_num_threads(1)
     distributed.init_process_group(
@@ -52,10 +67,9 @@ def _work(rank, folder):
     wrapped = DistributedDataParallel(model)
     found = estimate_importance(wrapped, loader)
     results["sampler"] = ({n.removeprefix("module."): v for n, v in found.items()}, 14)
-    try:
-        estimate_importance(model, x, tolerance=0.1)
-    except NotImplementedError as error:
-        results["error"] = str(error)
+    for name, (data, arguments) in _stops(_long_inputs()).items():
+        found = estimate_importance(model, data, **arguments)
+        results[name] = (dict(found), found.num_samples, found.relative_error)
     wrapped(x).sum().backward()  # the wrapper still works
     torch.save(results, Path(folder) / f"{rank}.pt")
     distributed.destroy_process_group()
@@ -85,4 +99,22 @@ def test_two_processes_end_with_the_importance_of_one(tmp_path):
             found, num_samples = results[name]
             assert num_samples == count
             assert max(oracles.relative_errors(found, expected).values()) < 1e-10, name
-    assert "Expected one process where `tolerance` is given, got 2" in both[0]["error"]
+    _check_stops(both)
+
+
+def _check_stops(both):
+    """Both processes stop together, where one process alone would."""
+    model, x = _model(), _long_inputs()
+    for name, (data, arguments) in _stops(x).items():
+        (found, num_samples, error), (other, *rest) = (results[name] for results in both)
+        assert rest == [num_samples, error], name
+        assert all(torch.equal(other[n], value) for n, value in found.items()), name
+        alone = estimate_importance(model, data, **arguments)
+        if name == "soon":
+            assert error < 0.1
+            assert num_samples < 300
+            assert abs(num_samples - alone.num_samples) <= 40
+            continue
+        assert num_samples == alone.num_samples, name
+        assert max(oracles.relative_errors(found, dict(alone)).values()) < 1e-10, name
+        assert error == pytest.approx(alone.relative_error, rel=0.25), name

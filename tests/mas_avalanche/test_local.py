@@ -110,3 +110,54 @@ def test_parameters_without_a_rule_are_an_error():
     model, x = zoo.case("written-in-place").build()
     with pytest.raises(NotImplementedError, match=r"operations with a local rule, got p\."):
         estimate_importance(model, x, objective="local")
+
+
+def test_no_graph_is_kept():
+    """Nothing that the model computes requires a gradient, so autograd keeps no activations."""
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(12, 2))
+    x, seen = torch.randn(9, 2, 4, 4), []
+    for layer in model:
+        layer.register_forward_hook(lambda module, args, output: seen.append(output))
+    estimate_importance(model, x, objective="local")
+    whole = [output for output in seen if len(output) == 9]
+    assert len(whole) == 4
+    assert not any(output.requires_grad for output in whole)
+
+
+# Samples one by one and together must agree; what has no regular way through has no local rule.
+WITHOUT_RULE = {
+    "written-in-place",
+    "checkpointed",
+    "custom-function",
+    "data-dependent",
+    "loop-over-samples",
+    "packed-sequence",
+}
+
+
+@pytest.mark.parametrize("case", zoo.CASES, ids=lambda case: case.name)
+def test_every_layer_of_the_zoo_has_a_rule_or_says_that_it_has_none(case):
+    model, x = case.build()
+    if case.name in WITHOUT_RULE:
+        with pytest.raises(NotImplementedError, match="operations with a local rule, got"):
+            estimate_importance(model, x, objective="local")
+        return
+    found = estimate_importance(model, x, objective="local")
+    assert any(value.any() for value in found.values())
+    assert_equal(estimate_importance(model, x.split([1, 4]), objective="local"), found)
+
+
+def test_cells_are_layers_of_linear_maps():
+    torch.manual_seed(0)
+    cell = nn.LSTMCell(3, 4).double()
+    model = zoo.Lambda(lambda s, x: s.cell(x)[0], cell=cell)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    with torch.no_grad():
+        z = x @ cell.weight_ih.t() + cell.bias_ih
+    expected = {
+        "cell.weight_ih": 2 * z.abs().t() @ x.abs() / 5,
+        "cell.bias_ih": 2 * z.abs().mean(0),
+        "cell.weight_hh": torch.zeros(16, 4, dtype=torch.float64),  # the state is zero
+        "cell.bias_hh": 2 * cell.bias_hh.detach().abs(),
+    }
+    assert_equal(estimate_importance(model, x, objective="local"), expected)

@@ -12,8 +12,10 @@ from avalanche.benchmarks.utils.transform_groups import TransformGroups
 from avalanche.core import SupervisedPlugin
 from avalanche.models import IncrementalClassifier
 from avalanche.training import Naive
+from avalanche.training.plugins import AGEMPlugin, ReplayPlugin, RWalkPlugin
+from avalanche.training.plugins import EWCPlugin as AvalancheEWC
+from avalanche.training.plugins import LwFPlugin as AvalancheLwF
 from avalanche.training.plugins import MASPlugin as AvalancheMAS
-from avalanche.training.plugins import ReplayPlugin
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -545,6 +547,32 @@ class AddToLoss(SupervisedPlugin):
         strategy.loss += 0.1 * strategy.model[0].weight.square().sum()
 
 
+OTHERS = {
+    "replay": lambda: ReplayPlugin(mem_size=10),
+    "AGEM": lambda: AGEMPlugin(patterns_per_experience=6, sample_size=6),  # passes of its own
+    "LwF": lambda: AvalancheLwF(alpha=1.0, temperature=2.0),
+    "EWC": lambda: AvalancheEWC(ewc_lambda=1.0),
+    "RWalk": lambda: RWalkPlugin(ewc_lambda=0.1),
+}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("other", OTHERS)
+def test_other_plugins_beside_it(other, first):
+    """Without strength it leaves the others' training as it is, to the bit; with it, it acts."""
+    stream = experiences(dtype=torch.float32)
+    results = []
+    for ours in (None, MASPlugin(0.0), MASPlugin(0.5)):
+        plugins = [OTHERS[other]()]
+        if ours is not None:
+            plugins.insert(0 if first else 1, ours)
+        random.seed(3)
+        torch.manual_seed(3)
+        results.append(train(NormNet(), stream, plugins, optimizer=continual.plain_sgd).model)
+    assert_same_weights(results[0], results[1])
+    assert largest_difference(results[0], results[2]) > 1e-4
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_order_beside_another_regulariser_does_not_matter(mode):
     stream = experiences()
@@ -601,6 +629,32 @@ def test_first_bad_loss_stops_the_run_and_names_the_iteration():
     learner._criterion = criterion
     with pytest.raises(RuntimeError, match="got inf in training iteration 4"):
         learner.train(experiences()[0])
+
+
+def test_first_bad_weight_stops_the_run_in_its_iteration():
+    class Overflow(SupervisedPlugin):
+        """The loss stays finite; the third update does not."""
+
+        def before_update(self, strategy, **kwargs):
+            if strategy.clock.train_exp_iterations == 2:
+                strategy.model[3].weight.grad[0, 0] = float("inf")
+
+    learner = train(single_head(), [], [MASPlugin(), Overflow()], optimizer=continual.plain_sgd)
+    with pytest.raises(RuntimeError, match=r"`3.weight` to be finite, .* training iteration 3\."):
+        learner.train(experiences()[0])
+    assert learner.clock.train_exp_iterations == 2
+
+
+def test_weights_of_a_step_that_a_scaler_skips_are_no_alarm():
+    class Skip(SupervisedPlugin):
+        def before_update(self, strategy, **kwargs):
+            strategy.model[0].weight.grad.fill_(float("inf"))
+
+    class Skipping(Naive):
+        def optimizer_step(self):
+            """As a GradScaler does where gradients overflow."""
+
+    train(single_head(), experiences()[:1], [Skip(), MASPlugin()], strategy=Skipping)
 
 
 def test_bad_weights_stop_the_run_before_they_become_importance():

@@ -157,6 +157,37 @@ def test_positional_arguments_are_deprecated_as_in_avalanche():
     assert strategy.mas.lambda_reg == 0.5
 
 
+def test_every_option_of_the_plugin_is_one_of_the_strategy():
+    plugin = inspect.signature(MASPlugin).parameters
+    assert plugin.keys() <= inspect.signature(MAS).parameters.keys()
+    given = {
+        "lambda_reg": 0.5,
+        "alpha": 0.25,
+        "verbose": True,
+        "objective": "vector",
+        "mode": "proximal",
+        "normalization": "max",
+        "importance_data": torch.zeros(1, 6),
+        "task_label": 3,
+        "batch_size": 7,
+        "max_samples": 9,
+        "tolerance": 0.5,
+        "check_finite": False,
+    }
+    assert given.keys() == plugin.keys()
+    model = single_head()
+    strategy = MAS(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.01),
+        criterion=nn.CrossEntropyLoss(),
+        evaluator=None,
+        **given,
+    )
+    for name, value in given.items():
+        assert plugin[name].default is not value
+        assert getattr(strategy.mas.penalty if name == "mode" else strategy.mas, name) is value
+
+
 def test_misspelt_options_are_refused():
     model = single_head()
     with pytest.raises(TypeError, match="lambda_rge"):
