@@ -21,6 +21,7 @@ __all__ = [
     "WandbProcess",
     "WandbStuckError",
     "Writer",
+    "environment",
     "is_installed",
     "mode_from_environment",
     "open_request",
@@ -63,6 +64,21 @@ def mode_from_environment() -> Mode:
     return cast(Mode, value)
 
 
+def environment(**changes: str) -> dict[str, str]:
+    """Give the environment of a process that runs wandb.
+
+    Args:
+        **changes: Variables to set.
+
+    Returns:
+        This process's variables, without wandb's empty ones: they mean unset here, and an error to
+        wandb.
+    """
+    kept = {k: v for k, v in os.environ.items() if v or not k.startswith("WANDB_")}
+    # Without this, wandb asks for a server also offline.
+    return kept | {"WANDB_ERROR_REPORTING": "false"} | changes
+
+
 def is_installed() -> bool:
     """Say whether wandb can be imported, without importing it."""
     return importlib.util.find_spec("wandb") is not None
@@ -86,7 +102,7 @@ def open_request(
     folder = folder.absolute()
     defaults: dict[str, Any] = dict.fromkeys(("name", "group", "job_type"))
     defaults |= {
-        "entity": os.environ.get("WANDB_ENTITY"),
+        "entity": os.environ.get("WANDB_ENTITY") or None,
         "project": os.environ.get("WANDB_PROJECT") or "mas-avalanche",
         "tags": [],
         "config": {},
@@ -120,7 +136,7 @@ class WandbProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"WANDB_ERROR_REPORTING": "false"},  # else offline asks for a server
+            env=environment(),
             start_new_session=True,  # no terminal to ask for a key on, no Ctrl-C halfway
         )
 

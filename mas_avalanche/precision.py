@@ -83,12 +83,12 @@ class Precision:
             shared = torch.tensor(values, dtype=torch.float64, device=self.device)
             distributed.all_reduce(shared)
             values = shared.tolist()
-        excess, pooled, free, batches, samples, started, active = values
-        spread = max(0.0, excess) / free if free > 0 else 0.0
+        excess, pooled, freedom, batches, samples, started, active = values
+        spread = max(0.0, excess) / freedom if freedom > 0 else 0.0
         squared = pooled - (started - 1) * spread
         if samples == self.length:
             self.relative_error = 0.0
-        elif batches >= _MIN_BATCHES and free > 0 and squared > 0:
+        elif batches >= _MIN_BATCHES and freedom > 0 and squared > 0:
             left = 1.0 if self.length is None else 1 - samples / self.length
             self.relative_error = math.sqrt(spread * left / squared)
         return active > 0

@@ -398,8 +398,8 @@ def _merged(
 def leaves_in_graph(values: Tensor) -> set[int]:
     """Collect the ids of the leaf tensors that a result's gradient would reach."""
     found: set[int] = set()
-    seen = {values.grad_fn}
-    stack = [values.grad_fn]
+    stack = [] if values.grad_fn is None else [values.grad_fn]
+    seen = set(stack)
     while stack:
         node = stack.pop()
         parents = node.next_functions
