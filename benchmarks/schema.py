@@ -9,6 +9,7 @@ import difflib
 import math
 import types
 from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 __all__ = ["check_known", "from_table", "suggest"]
@@ -61,7 +62,11 @@ def check_known(given: Iterable[str], known: Collection[str], what: str, where: 
             raise ValueError(f"Unknown {what} `{word}` in {where}. {suggest(word, known)}")
 
 
-def from_table(cls: type[T], table: Any, where: str) -> T:
+Where = str | tuple[str, "Where"]
+"""A place, inside out; it is written out only for a message, as most values are right."""
+
+
+def from_table(cls: type[T], table: Any, where: Where) -> T:
     """Make a dataclass from a table whose keys are its fields.
 
     Args:
@@ -77,49 +82,76 @@ def from_table(cls: type[T], table: Any, where: str) -> T:
         ValueError: If a key is unknown or missing, or a value has the wrong type.
     """
     if not isinstance(table, Mapping):
-        raise ValueError(f"Expected {where} to be a table, got {_show(table)}.")
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    check_known(table, fields, "key", where)
-    hints = get_type_hints(cls)
+        raise ValueError(f"Expected {_name(where)} to be a table, got {_show(table)}.")
+    fields = _fields(cls)  # type: ignore[arg-type]
+    if not fields.keys() >= table.keys():
+        check_known(table, fields, "key", _name(where))
     values = {}
-    for name, field in fields.items():
+    for name, (hint, is_optional) in fields.items():
         if name in table:
-            values[name] = _convert(hints[name], table[name], f"`{name}` in {where}")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ValueError(f"Expected the key `{name}` in {where}, and it is missing.")
+            values[name] = _convert(hint, table[name], (f"`{name}` in", where))
+        elif not is_optional:
+            raise ValueError(f"Expected the key `{name}` in {_name(where)}, and it is missing.")
     return cls(**values)
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin = get_origin(hint)
+@cache
+def _fields(cls: type) -> dict[str, tuple[Any, bool]]:
+    """Return the annotation of each field, and whether it may be left out."""
+    hints = get_type_hints(cls)
+    missing = dataclasses.MISSING
+    return {
+        f.name: (hints[f.name], f.default is not missing or f.default_factory is not missing)
+        for f in dataclasses.fields(cls)
+        if f.init
+    }
+
+
+def _name(where: Where) -> str:
+    return where if isinstance(where, str) else f"{where[0]} {_name(where[1])}"
+
+
+def _convert(hint: Any, value: Any, where: Where) -> Any:
     if hint is Any:
         return value
-    if dataclasses.is_dataclass(hint):
-        return from_table(hint, value, where)  # type: ignore[arg-type]
+    if hint in _WORDS:
+        return _convert_plain(hint, value, where)
+    origin = get_origin(hint)
+    if origin is tuple:
+        return _convert_items(get_args(hint)[0], value, where)
     if origin in (Union, types.UnionType):
         return _convert_union(hint, value, where)
     if origin is Literal:
         if value not in get_args(hint):
             allowed = ", ".join(str(choice) for choice in get_args(hint))
-            raise ValueError(f"Expected {where} to be one of {allowed}; got {_show(value)}.")
+            raise ValueError(f"Expected {_name(where)} to be one of {allowed}; got {_show(value)}.")
         return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"Expected {where} to be a list, got {_show(value)}.")
-        item = get_args(hint)[0]
-        return tuple(_convert(item, v, f"item {i} of {where}") for i, v in enumerate(value))
     if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"Expected {where} to be a table, got {_show(value)}.")
         key, item = get_args(hint)
-        return {
-            _convert(key, k, f"a key of {where}"): _convert(item, v, f"`{k}` of {where}")
-            for k, v in value.items()
-        }
-    return _convert_plain(hint, value, where)
+        return _convert_table(key, item, value, where)
+    return from_table(hint, value, where)
 
 
-def _convert_union(hint: Any, value: Any, where: str) -> Any:
+def _convert_items(hint: Any, value: Any, where: Where) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"Expected {_name(where)} to be a list, got {_show(value)}.")
+    if hint is float and all(type(item) is float and math.isfinite(item) for item in value):
+        return tuple(value)
+    return tuple(_convert(hint, item, (f"item {i} of", where)) for i, item in enumerate(value))
+
+
+def _convert_table(key: Any, item: Any, value: Any, where: Where) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"Expected {_name(where)} to be a table, got {_show(value)}.")
+    if item is Any and key is str and all(type(k) is str for k in value):
+        return dict(value)
+    return {
+        _convert(key, k, ("a key of", where)): _convert(item, v, (f"`{k}` of", where))
+        for k, v in value.items()
+    }
+
+
+def _convert_union(hint: Any, value: Any, where: Where) -> Any:
     choices = get_args(hint)
     if value is None and type(None) in choices:
         return None
@@ -129,12 +161,12 @@ def _convert_union(hint: Any, value: Any, where: str) -> Any:
     return _convert(others[0], value, where)
 
 
-def _convert_plain(hint: Any, value: Any, where: str) -> Any:
+def _convert_plain(hint: Any, value: Any, where: Where) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     right = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
     if not right or (hint is float and not math.isfinite(value)):
-        raise ValueError(f"Expected {where} to be {_WORDS[hint]}, got {_show(value)}.")
+        raise ValueError(f"Expected {_name(where)} to be {_WORDS[hint]}, got {_show(value)}.")
     return value
 
 

@@ -1,9 +1,11 @@
 """Small studies for the tests of the benchmarks."""
 
 import copy
+import dataclasses
 import json
 from typing import Any
 
+from benchmarks.record import Record
 from benchmarks.selection import evaluation_runs
 from benchmarks.study import RunConfig, Study, parse
 
@@ -46,6 +48,12 @@ def smoke_config(method: str = "naive", strength: float | None = None, **part: A
     methods = part.pop("methods", [method])
     study = smoke_study(methods=methods, grid={}, **part)
     return evaluation_runs(study, study.parts[0], method, strength)[0]
+
+
+def comparable(record: Record) -> dict[str, Any]:
+    """Return what must not depend on time."""
+    table = dataclasses.asdict(record)
+    return {k: v for k, v in table.items() if k not in ("seconds", "peak_memory_bytes", "started")}
 
 
 def to_toml(table: dict[str, Any], prefix: str = "") -> str:

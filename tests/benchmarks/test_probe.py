@@ -18,7 +18,7 @@ def alive(stream, position=0):
     """The most mini-batches that are alive at once while a task is gone through."""
     probe = module._Probe(stream, "cpu")
     seen, most = [], 0
-    for x, _ in probe._batches("test", position):
+    for x, _ in probe.batches("test", position):
         seen.append(weakref.ref(x))
         most = max(most, sum(ref() is not None for ref in seen))
     return most, len(seen), probe
@@ -37,8 +37,8 @@ def test_small_tasks_are_kept_as_far_as_there_is_room(stream, monkeypatch):
     sizes = [len(task.test) for task in stream.tasks]
     monkeypatch.setattr(module, "CACHE_BYTES", 4 * 8 * 8 * sum(sizes[:2]))
     probe = module._Probe(stream, "cpu")
-    first = [[x for x, _ in probe._batches("test", i)] for i in range(5)]
-    again = [[x for x, _ in probe._batches("test", i)] for i in range(5)]
+    first = [[x for x, _ in probe.batches("test", i)] for i in range(5)]
+    again = [[x for x, _ in probe.batches("test", i)] for i in range(5)]
     kept = [
         all(a is b for a, b in zip(*pair, strict=True)) for pair in zip(first, again, strict=True)
     ]

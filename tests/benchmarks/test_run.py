@@ -1,4 +1,5 @@
 import dataclasses
+import signal
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from benchmarks import run as module
 from benchmarks.methods import Method
 from benchmarks.record import Record
 from benchmarks.run import derive_seed, execute, experiences
-from benchmarks.store import Store
-from tests.benchmarks.studies import smoke_config
+from benchmarks.store import Store, StoreError
+from tests.benchmarks.studies import comparable, smoke_config
 
 
 class StoresNothing(SupervisedPlugin):
@@ -27,12 +28,6 @@ def method(monkeypatch):
         monkeypatch.setattr(methods, "get", lambda name: changed)
 
     return put
-
-
-def comparable(record):
-    """Return what must not depend on time or place."""
-    table = dataclasses.asdict(record)
-    return {k: v for k, v in table.items() if k not in ("seconds", "peak_memory_bytes", "started")}
 
 
 def test_a_run_gives_a_whole_record():
@@ -298,6 +293,34 @@ def test_a_run_killed_at_six_random_moments_ends_with_the_same_record(
     assert place.path.is_file()
 
 
+@pytest.mark.parametrize("iterations", [1, 7, 12])
+def test_a_run_that_is_asked_to_stop_keeps_its_state_and_leaves(place, iterations):
+    config = smoke_config("mas", 0.1, model_options={"hidden": [16], "dropout": 0.2})
+    asked = iter([False] * (iterations - 1) + [True])
+    with pytest.raises(SystemExit) as stop:
+        execute(config, checkpoint=place, checkpoint_every=1e9, stopping=lambda: next(asked))
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert place.read() is not None
+    assert comparable(execute(config, checkpoint=place)) == comparable(execute(config))
+
+
+def test_a_method_that_cannot_give_its_state_starts_anew(place):
+    config = smoke_config("avalanche_ewc", 1.0)
+    with pytest.raises(SystemExit):
+        execute(config, checkpoint=place, stopping=lambda: True)
+    assert place.read() is None
+    assert comparable(execute(config, checkpoint=place)) == comparable(execute(config))
+
+
+def test_a_state_that_cannot_be_kept_ends_the_run_without_a_record(place, monkeypatch):
+    def full(content):
+        raise StoreError("No space left on device")
+
+    monkeypatch.setattr(place, "write", full)
+    with pytest.raises(StoreError, match="No space left"):
+        execute(smoke_config(), checkpoint=place, checkpoint_every=0)
+
+
 def test_a_run_goes_on_from_the_task_it_had_reached(place, monkeypatch):
     config = smoke_config("mas", 0.1)
     with monkeypatch.context() as patch:
@@ -316,6 +339,73 @@ def test_a_run_goes_on_from_the_task_it_had_reached(place, monkeypatch):
     monkeypatch.setattr(module._Trial, "_learn", learn)
     execute(config, checkpoint=place)
     assert trained == list(range(done, 5))
+
+
+BESIDE = {"measure": ["overlap", "probes"], "subset": [0]}
+IN_USE = {
+    "method": "mas",
+    "title": "MAS, classes in use",
+    "options": {"importance_data": "subset"},
+}
+MEASURED = {**BESIDE, "methods": ["mas_in_use"], "variants": {"mas_in_use": IN_USE}}
+
+
+def test_a_run_measures_beside_accuracy_what_its_study_asks_for():
+    plain, record = (execute(smoke_config("mas", 0.1, **part)) for part in ({}, BESIDE))
+    assert record.status == "finished", record.error
+    assert (plain.probes, plain.overlap, plain.subset) == (None, (), None)
+    # Measuring changes nothing.
+    assert record.accuracy == plain.accuracy
+    assert record.history == plain.history
+    test, held = record.accuracy["test"], record.subset
+    whole = held.num_in_use + held.num_others
+    right = [
+        held.num_in_use * a + held.num_others * b
+        for a, b in zip(held.in_use, held.others, strict=True)
+    ]
+    assert [n / whole for n in right] == pytest.approx([row[0] for row in test])
+    assert [found.layer for found in record.overlap] == ["trunk.1"]
+    assert record.probes.final[-1] == record.probes.learned[-1]
+    assert min(record.probes.learned) > 0.8
+
+
+def test_importance_of_the_classes_in_use_holds_for_the_first_task_alone():
+    name = "mas_in_use"
+    record = execute(smoke_config(name, 0.1, **MEASURED))
+    plain = execute(smoke_config("mas", 0.1))
+    assert record.status == "finished", record.error
+    assert (record.method, record.config["base"]) == (name, "mas")
+    first, second = list(record.importance.values())[:2]
+    ours, theirs = (list(r.importance.values()) for r in (record, plain))
+    assert first != theirs[0]
+    head = "head.heads.1"  # reached by the second task alone, of which all classes count
+    assert second[head]["sum"] == pytest.approx(theirs[1][head]["sum"], rel=0.2)
+    assert ours[0]["head.heads.0"]["sum"] != theirs[0]["head.heads.0"]["sum"]
+
+
+def test_a_choice_of_strength_sees_no_test_inputs(monkeypatch):
+    part = {"options": {"mas": {"importance_data": "both"}}}
+    config = dataclasses.replace(smoke_config("mas", 0.1, **part), role="selection")
+    built = streams.build("split_digits", config.seed)
+    blind = tuple(
+        dataclasses.replace(t, test=streams.Split(t.test.x[:0], t.test.y[:0])) for t in built.tasks
+    )
+    whole = execute(config)
+    monkeypatch.setattr(streams, "build", lambda *a, **k: dataclasses.replace(built, tasks=blind))
+    record = execute(config)
+    assert record.status == "finished", record.error
+    assert record.accuracy == whole.accuracy
+
+
+def test_an_interrupted_run_keeps_what_it_had_measured(place, monkeypatch):
+    config = smoke_config("mas_in_use", 0.1, **MEASURED)
+    whole = execute(config)
+    with monkeypatch.context() as patch:
+        kill_after(patch, 11)
+        with pytest.raises(Killed):
+            execute(config, checkpoint=place, checkpoint_every=0)
+    assert torch.load(place.path, weights_only=True)["done"] >= 2
+    assert comparable(execute(config, checkpoint=place)) == comparable(whole)
 
 
 @pytest.mark.parametrize("content", [b"", b"no state", None])
