@@ -31,6 +31,7 @@ SOURCES = (
     "benchmarks/data/**/*.py",
     "benchmarks/checkpoint.py",
     "benchmarks/continual_selection.py",
+    "benchmarks/measures.py",
     "benchmarks/models.py",
     "benchmarks/run.py",
 )

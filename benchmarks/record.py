@@ -16,16 +16,81 @@ from typing import Any, Literal
 
 from benchmarks.schema import from_table
 
-__all__ = ["FORMAT", "Record", "RecordError", "read_lines", "table_key", "write_lines"]
+__all__ = [
+    "FORMAT",
+    "Overlap",
+    "Probes",
+    "Record",
+    "RecordError",
+    "SubsetAccuracy",
+    "read_lines",
+    "table_key",
+    "write_lines",
+]
 
 FORMAT = 1
 """Version of the record's layout; it is raised when the meaning of a field changes."""
+
+_OPTIONAL = ("selection", "overlap", "probes", "subset")  # not written where there is nothing
 
 Matrix = tuple[tuple[float, ...], ...]
 
 
 class RecordError(ValueError):
     """A text that is not a record of this format; the message says where and why."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How alike the importance of the tasks is in one layer, weight and bias together.
+
+    Attributes:
+        layer: Name of the layer.
+        num_compared: Its parameters that were compared: all, or so many drawn at random.
+        correlation: Spearman's correlation between what each task added to the importance, T by
+            T; None where a task added a constant.
+    """
+
+    layer: str
+    num_compared: int
+    correlation: tuple[tuple[float | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Accuracy on each task of a logistic regression trained on the features of that task.
+
+    The features are what goes into the last linear layer; they are frozen while a probe is fitted
+    to the task's training data.
+
+    Attributes:
+        initial: With the features of the untrained network.
+        learned: With those right after the task was learned.
+        final: With those after the last task.
+    """
+
+    initial: tuple[float, ...]
+    learned: tuple[float, ...]
+    final: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class SubsetAccuracy:
+    """Accuracy on classes of the first task that stay in use, and on the task's other classes.
+
+    Attributes:
+        classes: The classes that stay in use.
+        num_in_use: Their samples among those measured on.
+        num_others: Samples of the other classes.
+        in_use: Accuracy on the classes in use after each task.
+        others: Accuracy on the others after each task.
+    """
+
+    classes: tuple[int, ...]
+    num_in_use: int
+    num_others: int
+    in_use: tuple[float, ...]
+    others: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +128,10 @@ class Record:
             logarithms (``counts``, ``edges``, ``num_zero``).
         selection: Where learning rate and strength were chosen in the run itself: by task what was
             tried and kept, see :class:`benchmarks.continual_selection.TaskSelection`.
+        overlap: Where the study asks for it, of methods that weigh parameters: the layers that all
+            tasks share, from the input on.
+        probes: Where the study asks for it.
+        subset: Where classes of the first task stay in use.
         history: Optional rows ``task``, ``epoch``, ``task_loss``, ``penalty``.
         versions: Versions of Python and of the packages that compute.
         code_version: Hash of the sources that can change results.
@@ -93,6 +162,9 @@ class Record:
     parameters: Mapping[str, int] = field(default_factory=dict)
     importance: Mapping[str, Any] | None = None
     selection: tuple[Mapping[str, Any], ...] = ()
+    overlap: tuple[Overlap, ...] = ()
+    probes: Probes | None = None
+    subset: SubsetAccuracy | None = None
     history: tuple[Mapping[str, Any], ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     code_version: str
@@ -109,8 +181,9 @@ class Record:
             ValueError: If a number in the record is not finite.
         """
         table = dataclasses.asdict(self)
-        if not self.selection:
-            del table["selection"]
+        for name in _OPTIONAL:
+            if not table[name]:
+                del table[name]
         return json.dumps(table, sort_keys=True, allow_nan=False)
 
     @classmethod

@@ -54,6 +54,8 @@ from benchmarks.checkpoint import (
 )
 from benchmarks.continual_selection import Outcome, learn
 from benchmarks.data import DataError
+from benchmarks.measures import Measures
+from benchmarks.methods._unlabelled import Unlabelled
 from benchmarks.record import Record
 from benchmarks.storage import StoreError
 from benchmarks.streams import Split, Stream
@@ -260,13 +262,14 @@ class _Trial:
     history: list[dict[str, Any]] = field(default_factory=list)
     selection: list[dict[str, Any]] = field(default_factory=list)
     importance: dict[str, Any] = field(default_factory=dict)
+    measures: Measures | None = None
 
     def train(self) -> None:
         config = self.config
         root = {} if self.data_root is None else {"data_root": self.data_root}
         stream = streams.build(config.stream, config.seed, **config.stream_options, **root)
         self.stream = stream
-        method = methods.get(config.method)
+        method = methods.get(config.registered)
         self.plugins = method.make(config.strength, **config.method_options)
         _reseed(derive_seed(config.seed, "initialisation"))
         model = models.build(config.model, stream, config.model_options).to(self.device)
@@ -276,7 +279,14 @@ class _Trial:
         tasks = experiences(stream)
         probe = _Probe(stream, self.device)
         self.split = "test" if config.role == "evaluation" else "validation"
+        for position, experience in enumerate(tasks):
+            subset = config.subset if position == 0 else ()
+            experience.unlabelled = Unlabelled(stream.tasks[position], self.split, tuple(subset))
         self.initial = probe.accuracy(model, self.split)
+        self.measures = Measures(
+            config.measure, config.subset, probe.batches, self.split, len(tasks)
+        )
+        self.measures.before(model)
         strategy = self._strategy(model, self.plugins, self.history, config.training)
         if method.joint:
             strategy.joint_tasks = tasks
@@ -303,6 +313,7 @@ class _Trial:
             "model": strategy.model.state_dict(),
             "plugins": [plugin.state_dict() for plugin in self.plugins],
             "measured": {name: getattr(self, name) for name in _MEASURED},
+            "measures": None if self.measures is None else self.measures.state,
             "elapsed": self.elapsed(),
             "spent": time.perf_counter() - self.task_begin if inside else 0.0,
             "inside": strategy.inside_state() if inside else None,
@@ -340,6 +351,8 @@ class _Trial:
                 kept_here.update(value)
             else:
                 setattr(self, name, value)
+        if self.measures is not None:
+            self.measures.state = state["measures"]
         self.earlier = state["elapsed"]
         self.spent = state["spent"]
 
@@ -377,8 +390,11 @@ class _Trial:
             self.seconds[what].append(seconds)
         begin = time.perf_counter()
         self.rows.append(probe.accuracy(strategy.model, self.split))
-        self.seconds["evaluation"].append(time.perf_counter() - begin)
         held = next((p.importance for p in self.plugins if getattr(p, "importance", None)), None)
+        if self.measures is not None:
+            joint = range(len(strategy.joint_tasks))
+            self.measures.after(strategy.model, held, joint or [strategy.position])
+        self.seconds["evaluation"].append(time.perf_counter() - begin)
         if held and self.config.role == "evaluation" and self.stream is not None:
             name = self.stream.tasks[strategy.position].name
             self.importance[name] = _summarise(held)
@@ -399,7 +415,7 @@ class _Trial:
 
         Each training starts from copies of model and plugins, with the same random numbers.
         """
-        config, method = self.config, methods.get(self.config.method)
+        config, method = self.config, methods.get(self.config.registered)
         if config.selection is None:
             raise RuntimeError("Expected `selection` in the configuration, got none.")
         positions = range(len(probe.stream.tasks)) if method.joint else [strategy.position]
@@ -462,6 +478,7 @@ class _Trial:
             "selection": tuple(self.selection),
             "history": tuple(self.history),
             "importance": self.importance or None,
+            **({} if self.measures is None else self.measures.findings()),
         }
         if self.stream is not None:
             tasks = self.stream.tasks
@@ -642,7 +659,7 @@ class _Strategy(TensorBatches, SupervisedTemplate):  # type: ignore[misc]
             "optimizer": optimizer_state(self.optimizer, self.model),
             "random": random_state(self.device),
             "frozen": [name for name, p in parameters if not p.requires_grad],
-            "watch": {"total": watch.total, "count": watch.count},
+            "watch": {"total": watch.total, "count": watch.count, "penalty": watch.penalty},
         }
 
     def load_inside_state(self, state: Mapping[str, Any]) -> None:
@@ -748,16 +765,18 @@ class _Watch(SupervisedPlugin):  # type: ignore[misc]
         self.penalties = [getattr(plugin, "penalty", plugin) for plugin in plugins]
         self.total = 0.0
         self.count = 0
+        self.penalty = 0.0
+        self.is_last = False
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        self.total, self.count = 0.0, 0
+        self.total, self.count, self.penalty = 0.0, 0, 0.0
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         # The value costs a walk over the weights: it is read in an epoch's last iteration alone.
-        is_last = strategy.clock.train_epoch_iterations == len(strategy.dataloader) - 1
+        self.is_last = strategy.clock.train_epoch_iterations == len(strategy.dataloader) - 1
         for penalty in self.penalties:
             if hasattr(penalty, "track_value"):
-                penalty.track_value = is_last
+                penalty.track_value = self.is_last
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         self._add(strategy, float(strategy.loss.detach()))
@@ -765,13 +784,17 @@ class _Watch(SupervisedPlugin):  # type: ignore[misc]
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
         self._check(strategy, float(strategy.loss.detach()))
 
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        if self.is_last:
+            self.penalty = sum(float(p.value) for p in self.penalties if hasattr(p, "value"))
+
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         self.history.append(
             {
                 "task": strategy.position,
                 "epoch": strategy.clock.train_exp_epochs,
                 "task_loss": self.total / max(self.count, 1),
-                "penalty": sum(float(p.value) for p in self.penalties if hasattr(p, "value")),
+                "penalty": self.penalty,
             }
         )
         for name, parameter in strategy.model.named_parameters():
@@ -846,13 +869,19 @@ class _Probe:
     def _count(self, model: nn.Module, split: str, position: int) -> tuple[int, int]:
         right = torch.zeros((), dtype=torch.int64, device=self.device)
         count = 0
-        for x, y in self._batches(split, position):
+        for x, y in self.batches(split, position):
             output = model(x, position) if isinstance(model, MultiTaskModule) else model(x)
             right += (output.argmax(dim=1) == y).sum()
             count += len(y)
         return int(right), count
 
-    def _batches(self, split: str, position: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, split: str, position: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the mini-batches of a task in the order of the data, kept while there is room.
+
+        Args:
+            split: "train", "validation" or "test".
+            position: The task.
+        """
         key = (split, position)
         if key in self.cache:
             yield from self.cache[key]

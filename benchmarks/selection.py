@@ -145,6 +145,9 @@ def _config(
         method_options=part.options[method],
         threads=part.threads,
         selection=study.selection.continual,
+        base=part.base(method) if method in part.variants else None,
+        measure=list(part.measure) if role == "evaluation" else [],
+        subset=list(part.subset),
     )
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,12 +26,15 @@ __all__ = [
     "Selection",
     "Study",
     "Training",
+    "Variant",
     "available",
     "load",
     "parse",
 ]
 
 FOLDER = Path(__file__).parent / "studies"
+
+Measure = Literal["overlap", "probes"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,21 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A method under a name of its own, so that a part can hold it more than once.
+
+    Attributes:
+        method: Name of a method in ``benchmarks.methods``.
+        title: Name in reports.
+        options: The method's keyword arguments beside the strength; defaults are written out.
+    """
+
+    method: str
+    title: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Part:
     """One learning problem of a study and the methods compared on it.
 
@@ -115,7 +133,8 @@ class Part:
         title: The part's heading in reports.
         stream: Name of a stream in ``benchmarks.streams``.
         model: Name of a model in ``benchmarks.models``.
-        methods: Names of methods in ``benchmarks.methods``, in the order of the report.
+        methods: Names of methods in ``benchmarks.methods`` or of variants, in the order of the
+            report.
         training: See :class:`Training`.
         stream_options: Keyword arguments of the stream; defaults are written out.
         model_options: Keyword arguments of the model; defaults are written out.
@@ -124,6 +143,11 @@ class Part:
         threads: Threads of one run. Part of the configuration, as rounding depends on it.
         gpus: Share of a GPU that a run takes on a cluster with ``--device cuda``; 0.25 places four
             runs on each.
+        variants: Methods under other names and with other options; to reports and to the choice of
+            a strength each is a method of its own.
+        measure: What the reported runs measure beside accuracy, see :mod:`benchmarks.measures`.
+        subset: Classes of the first task that stay in use after it; accuracy on them and on the
+            task's other classes is measured apart.
     """
 
     name: str
@@ -138,6 +162,14 @@ class Part:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     threads: int = 1
     gpus: float = 0.0
+    variants: Mapping[str, Variant] = field(default_factory=dict)
+    measure: tuple[Measure, ...] = ()
+    subset: tuple[int, ...] = ()
+
+    def base(self, name: str) -> str:
+        """Return the method of the registry behind the name of a method or variant."""
+        variant = self.variants.get(name)
+        return name if variant is None else variant.method
 
 
 @dataclass(frozen=True)
@@ -183,6 +215,9 @@ class RunConfig:
         threads: Threads of the run.
         selection: Constants where learning rate and strength are chosen in the run itself;
             ``strength`` is then where the decay starts.
+        base: The method of the registry where ``method`` is a variant's name.
+        measure: What is measured beside accuracy.
+        subset: Classes of the first task that stay in use.
     """
 
     study: str
@@ -199,6 +234,14 @@ class RunConfig:
     method_options: Mapping[str, Any]
     threads: int = 1
     selection: Continual | None = None
+    base: str | None = None
+    measure: Sequence[Measure] = ()
+    subset: Sequence[int] = ()
+
+    @property
+    def registered(self) -> str:
+        """Name of the method in the registry."""
+        return self.base or self.method
 
     def to_table(self) -> dict[str, Any]:
         """Return the configuration as plain data."""
@@ -208,6 +251,9 @@ class RunConfig:
         else:
             factors = list(self.selection.learning_rate_factors)  # as JSON reads it back
             table["selection"]["learning_rate_factors"] = factors
+        for name in ("base", "measure", "subset"):
+            if not table[name]:
+                del table[name]
         if self.training.decay_every is None:
             # So that the records of such runs are still those of this configuration.
             del table["training"]["decay_every"], table["training"]["decay"]
@@ -276,6 +322,7 @@ def parse(table: Mapping[str, Any], name: str) -> Study:
     study = dataclasses.replace(study, selection=selection)
     _check_seeds(study, where)
     resolved = tuple(_resolve_part(part, selection, where) for part in study.parts)
+    _check_same_variants(resolved, where)
     if not study.seeds.tuning and any(len(g) > 1 for p in resolved for g in p.grid.values()):
         raise ValueError(
             f"Expected `tuning` in [seeds] of {where} to name a seed, as strengths are chosen."
@@ -337,9 +384,20 @@ def _resolve_part(part: Part, selection: Selection, study: str) -> Part:
     check_known([part.model], models.names(), "model", where)
     allowed = models.options(part.model)
     model_options = _fill(part.model_options, allowed, f"`model_options` in {where}")
+    if part.subset and (min(part.subset) < 0 or len(set(part.subset)) < len(part.subset)):
+        raise ValueError(
+            f"Expected `subset` in {where} to list classes of the first task, each once, got "
+            f"{list(part.subset)}."
+        )
+    variants = _resolve_variants(part, where)
     grid, options = _resolve_methods(part, selection, where)
     return dataclasses.replace(
-        part, stream_options=stream_options, model_options=model_options, grid=grid, options=options
+        part,
+        stream_options=stream_options,
+        model_options=model_options,
+        grid=grid,
+        options=options,
+        variants=variants,
     )
 
 
@@ -392,12 +450,42 @@ def _method_options(method: methods.Method) -> dict[str, Any]:
     return {name: parameters[name].default for name in method.options()}
 
 
+def _resolve_variants(part: Part, where: str) -> dict[str, Variant]:
+    resolved = {}
+    for name, variant in part.variants.items():
+        place = f"[variants.{name}] of {where}"
+        _check_name(name, "variant")
+        check_known([variant.method], methods.names(), "method", place)
+        if name in methods.names():
+            raise ValueError(f"Expected another name for {place}: there is a method of this name.")
+        if name not in part.methods:
+            raise ValueError(f"Expected `methods` in {where} to name the variant `{name}` too.")
+        if name in part.options:
+            raise ValueError(f"Expected the options of `{name}` in {place}, not in [options].")
+        allowed = _method_options(methods.get(variant.method))
+        options = _fill(variant.options, allowed, f"`options` in {place}")
+        resolved[name] = dataclasses.replace(variant, options=options)
+    return resolved
+
+
+def _check_same_variants(parts: Sequence[Part], where: str) -> None:
+    seen: dict[str, Variant] = {}
+    for part in parts:
+        for name, variant in part.variants.items():
+            if seen.setdefault(name, variant) != variant:
+                raise ValueError(
+                    f"Expected the variant `{name}` to be the same in all parts of {where}, got "
+                    f"another one in [parts.{part.name}]. Give it a name of its own."
+                )
+
+
 def _resolve_methods(
     part: Part, selection: Selection, where: str
 ) -> tuple[dict[str, tuple[float, ...]], dict[str, dict[str, Any]]]:
     if not part.methods:
         raise ValueError(f"Expected `methods` in {where} to name at least one method.")
-    check_known(part.methods, methods.names(), "method", f"`methods` in {where}")
+    known = [*methods.names(), *part.variants]
+    check_known(part.methods, known, "method", f"`methods` in {where}")
     twice = [m for i, m in enumerate(part.methods) if m in part.methods[:i]]
     if twice:
         raise ValueError(f"Expected each method once in `methods` of {where}, got {twice[0]}.")
@@ -406,13 +494,15 @@ def _resolve_methods(
     grid: dict[str, tuple[float, ...]] = {}
     options: dict[str, dict[str, Any]] = {}
     for name in part.methods:
-        method = methods.get(name)
+        method = methods.get(part.base(name))
         if method.strength is not None:
-            grid[name] = _check_grid(_strengths(part, method, selection, where), name, where)
+            grid[name] = _check_grid(_strengths(part, name, selection, where), name, where)
         elif name in part.grid:
             raise ValueError(f"Expected no grid for `{name}` in {where}: it has nothing to tune.")
         place = f"`{name}` in [options] of {where}"
-        options[name] = _fill(part.options.get(name, {}), _method_options(method), place)
+        variant = part.variants.get(name)
+        chosen = part.options.get(name, {}) if variant is None else variant.options
+        options[name] = _fill(chosen, _method_options(method), place)
     sizes = {name: len(strengths) for name, strengths in grid.items()}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
@@ -423,20 +513,19 @@ def _resolve_methods(
     return grid, options
 
 
-def _strengths(
-    part: Part, method: methods.Method, selection: Selection, where: str
-) -> tuple[float, ...]:
+def _strengths(part: Part, name: str, selection: Selection, where: str) -> tuple[float, ...]:
+    method = methods.get(part.base(name))
     if selection.continual is None:
-        return part.grid.get(method.name, method.default_grid)
+        return part.grid.get(name, method.default_grid)
     if not method.knob:
         raise ValueError(
             f"Expected the methods in {where} to change their strength from task to task, as the "
-            f'procedure "continual" does; `{method.name}` cannot.'
+            f'procedure "continual" does; `{name}` cannot.'
         )
-    strengths = part.grid.get(method.name, method.default_grid[:1])
+    strengths = part.grid.get(name, method.default_grid[:1])
     if len(strengths) != 1:
         raise ValueError(
-            f"Expected one strength in the grid of `{method.name}` in {where}, got "
+            f"Expected one strength in the grid of `{name}` in {where}, got "
             f'{len(strengths)}. With the procedure "continual" it is where the decay starts.'
         )
     return strengths

@@ -7,17 +7,19 @@ Choices:
   a ReLU, which is Hebb's rule up to the factor.
 - Where an input can be negative the magnitude is taken; a convolution sums over positions, and a
   bias has 2 × output.
-- Data, mode, sum over tasks and penalty as for MAS.
+- Data, mode, sum over tasks and penalty as for MAS; the option ``importance_data`` too.
 """
 
 from typing import Any
 
 from benchmarks.methods import Method, get
+from benchmarks.methods._unlabelled import Source, inputs_from
 from mas_avalanche.plugin import MASPlugin
 
 
-def _plugins(strength: float) -> list[Any]:
-    return [MASPlugin(strength, objective="local")]
+def _plugins(strength: float, *, importance_data: Source = "train") -> list[Any]:
+    data = inputs_from(importance_data)
+    return [MASPlugin(strength, objective="local", importance_data=data)]
 
 
 METHOD = Method(

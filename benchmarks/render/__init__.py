@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import Record, read_lines, write_lines
-from benchmarks.render import page, timings
+from benchmarks.render import page, questions, timings
 from benchmarks.render.analysis import StudyResult, analyse
 from benchmarks.render.comparison import compare
 from benchmarks.render.content import Content, TableBlock, compose
@@ -77,7 +77,8 @@ def build(study: Study, records: Sequence[Record]) -> dict[str, bytes]:
         "crumb": True,
     }
     files = dict(content.files)
-    files |= {f"tables/{name}": text.encode() for name, text in csv_files(result).items()}
+    numbers = csv_files(result) | questions.csv_files(result)
+    files |= {f"tables/{name}": text.encode() for name, text in numbers.items()}
     files |= {f"tables/{table.name}.tex": page.latex_table(table) for table in _tables(content)}
     files["README.md"] = page.write("report.md.j2", context)
     files["index.html"] = page.write("report.html.j2", context)

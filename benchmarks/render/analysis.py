@@ -5,19 +5,19 @@ Nothing here knows how it is drawn. Everything is a pure function of study and r
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite, nan
 from typing import Any
 
 import numpy as np
 
 from benchmarks import methods as registry
+from benchmarks.continual_selection import TaskSelection
 from benchmarks.metrics import METRICS, Metric, average_accuracy_curve, forgetting, metric_values
 from benchmarks.record import Record
-from benchmarks.render import text
+from benchmarks.render.answer import answer
 from benchmarks.selection import choose
 from benchmarks.statistics import (
-    MIN_SEEDS,
     Estimate,
     PairedDifference,
     best_beyond_noise,
@@ -27,7 +27,7 @@ from benchmarks.statistics import (
     holm,
     paired_difference,
 )
-from benchmarks.study import Part, Study
+from benchmarks.study import Part, Study, Variant
 
 __all__ = [
     "COSTS",
@@ -103,6 +103,8 @@ class MethodInfo:
         joint: Whether it trains on all tasks at once: an upper bound, no competitor.
         paper: Citation.
         notes: Deviations and choices.
+        variant_of: The method that it varies; where both are on a part it is compared with that one
+            and is no competitor of the others.
     """
 
     name: str
@@ -111,6 +113,7 @@ class MethodInfo:
     joint: bool = False
     paper: str = ""
     notes: tuple[str, ...] = ()
+    variant_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,8 @@ class MethodResult:
         at_edge: Whether it is the smallest or largest that was tried.
         used: The strengths of the evaluation runs.
         num_lost: Evaluation runs that failed, diverged or are missing.
+        search: Where runs choose for themselves: what each finished one tried and kept, by seed, an
+            entry a task.
     """
 
     info: MethodInfo
@@ -208,6 +213,7 @@ class MethodResult:
     at_edge: bool
     used: tuple[float, ...]
     num_lost: int
+    search: Mapping[int, tuple[TaskSelection, ...]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -227,23 +233,26 @@ class MethodResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The focal method minus another one.
+    """One method minus another one.
 
     Args:
         metric: What is compared.
+        ours: Name of the first method.
         other: Name of the other method.
         paired: The difference, seed by seed.
-        p_holm: The t-test's p-value after Holm's correction over the part's comparisons.
+        p_holm: The t-test's p-value after Holm's correction over the comparisons that it is made
+            among.
     """
 
     metric: Metric
+    ours: str
     other: str
     paired: PairedDifference
     p_holm: float
 
     @property
     def better(self) -> bool | None:
-        """Whether the focal method is better; None where noise could explain the difference."""
+        """Whether the first method is better; None where noise could explain the difference."""
         difference = self.paired.difference
         if not beyond_noise(difference, self.p_holm):
             return None
@@ -258,10 +267,11 @@ class PartResult:
         part: What was declared.
         label: Heading; says "stand-in" where the stream is one.
         stream: Description of the stream from the records.
-        task_names: Names of the tasks of the first seed.
+        task_names: Names of the tasks; empty texts where seeds put them in another order.
         methods: In the order of the study.
         winners: For each metric the method that is best beyond noise, or None.
-        comparisons: Of the focal method with each other one but joint training.
+        comparisons: Of the focal method with each other one but joint training and variants.
+        variants: Of each method with its variants: a family of comparisons of its own.
         problems: Runs that are missing or did not finish.
         focal: The method that the others are compared with.
     """
@@ -275,6 +285,7 @@ class PartResult:
     comparisons: tuple[Comparison, ...]
     problems: tuple[Problem, ...]
     focal: str | None
+    variants: tuple[Comparison, ...] = ()
 
     @property
     def name(self) -> str:
@@ -324,19 +335,34 @@ class StudyResult:
         return tuple(found.values())
 
 
-def describe_method(name: str) -> MethodInfo:
+def describe_method(name: str, variants: Mapping[str, Variant] | None = None) -> MethodInfo:
     """Ask the registry about a method; one that it no longer has keeps its name as title.
 
     Args:
         name: Name in records.
+        variants: Those of the part, for a name that is a variant's.
 
     Returns:
         What is known.
     """
+    variant = (variants or {}).get(name)
+    if variant is not None:
+        base = describe_method(variant.method)
+        chosen = ", ".join(f"{key} = {value}" for key, value in sorted(variant.options.items()))
+        notes = (*base.notes, f"{base.title} with {chosen}.") if chosen else base.notes
+        return replace(base, name=name, title=variant.title, notes=notes)
     if name not in registry.names():
         return MethodInfo(name, name, joint=name == "joint")
     method = registry.get(name)
-    return MethodInfo(name, method.title, method.strength, method.joint, method.paper, method.notes)
+    return MethodInfo(
+        name,
+        method.title,
+        method.strength,
+        method.joint,
+        method.paper,
+        method.notes,
+        method.variant_of,
+    )
 
 
 def analyse(study: Study, records: Sequence[Record]) -> StudyResult:
@@ -361,7 +387,8 @@ def analyse(study: Study, records: Sequence[Record]) -> StudyResult:
         _analyse_part(study, part, [r for r in ordered if r.part == part.name], focal)
         for part in study.parts
     )
-    return StudyResult(study, ordered, parts, focal, _answer(parts, focal), _environment(ordered))
+    said = answer(parts, focal, describe_method(focal).title if focal else "")
+    return StudyResult(study, ordered, parts, focal, said, _environment(ordered))
 
 
 def _check(study: Study, records: Sequence[Record]) -> None:
@@ -395,7 +422,8 @@ def _focal(study: Study) -> str | None:
     declared = [method for part in study.parts for method in part.methods]
     if _FOCAL in declared:
         return _FOCAL
-    infos = [describe_method(name) for name in dict.fromkeys(declared)]
+    variants = {name: v for part in study.parts for name, v in part.variants.items()}
+    infos = [describe_method(name, variants) for name in dict.fromkeys(declared)]
     return next((i.name for i in infos if not i.joint and i.strength is not None), None)
 
 
@@ -403,8 +431,8 @@ def _analyse_part(
     study: Study, part: Part, records: Sequence[Record], focal: str | None
 ) -> PartResult:
     stream = next((r.stream for r in records if r.stream), {})
-    names = next((r.task_names for r in records if r.task_names), ())
-    infos = [describe_method(name) for name in part.methods]
+    names = _task_names(records)
+    infos = [describe_method(name, part.variants) for name in part.methods]
     finished = {
         (r.method, r.seed): r
         for r in records
@@ -429,7 +457,7 @@ def _analyse_part(
     label = part.title
     if stand_in and "stand-in" not in label.lower():
         label = f"{label} (stand-in)"
-    competitors = [m for m in results if not m.info.joint]
+    competitors = [m for m in results if not m.info.joint and m.info.variant_of not in part.methods]
     winners = {
         metric.key: best_beyond_noise(
             {m.name: m.values(metric.key) for m in competitors},
@@ -448,7 +476,15 @@ def _analyse_part(
         _compare(study, part, competitors, focal),
         _problems(study, part, records),
         focal,
+        _compare_variants(study, part, results),
     )
+
+
+def _task_names(records: Sequence[Record]) -> tuple[str, ...]:
+    found = {r.task_names for r in records if r.task_names and r.role == "evaluation"}
+    if len(found) <= 1:
+        return next(iter(found), ())
+    return ("",) * max(map(len, found))
 
 
 def _analyse_method(
@@ -492,6 +528,14 @@ def _analyse_method(
         choice.at_edge,
         tuple(sorted({r.record.strength for r in runs.values() if r.record.strength is not None})),
         len(set(study.seeds.evaluation) - runs.keys()),
+        {
+            seed: tuple(
+                TaskSelection.from_table(entry, f"`selection` of record {run.record.id}")
+                for entry in run.record.selection
+            )
+            for seed, run in runs.items()
+            if run.record.selection
+        },
     )
 
 
@@ -555,23 +599,37 @@ def _compare(
     ours = next((m for m in methods if m.name == focal), None)
     if ours is None:
         return ()
+    return _family(study, part, [(ours, m) for m in methods if m.name != ours.name])
+
+
+def _compare_variants(
+    study: Study, part: Part, methods: Sequence[MethodResult]
+) -> tuple[Comparison, ...]:
+    by_name = {m.name: m for m in methods}
+    pairs = [(by_name[m.info.variant_of], m) for m in methods if m.info.variant_of in by_name]
+    return _family(study, part, pairs)
+
+
+def _family(
+    study: Study, part: Part, pairs: Sequence[tuple[MethodResult, MethodResult]]
+) -> tuple[Comparison, ...]:
+    """Compare pairs of methods; p-values are corrected over the pairs, metric by metric."""
     comparisons = []
     for metric in PAIRED_METRICS:
         paired = {
-            m.name: paired_difference(
+            other.name: paired_difference(
                 ours.values(metric.key),
-                m.values(metric.key),
-                generator_for(f"{study.name}/{part.name}/{metric.key}", ours.name, m.name),
+                other.values(metric.key),
+                generator_for(f"{study.name}/{part.name}/{metric.key}", ours.name, other.name),
                 higher_is_better=metric.higher_is_better,
             )
-            for m in methods
-            if m.name != ours.name
+            for ours, other in pairs
         }
         corrected = holm({name: difference.p_value for name, difference in paired.items()})
         comparisons += [
-            Comparison(metric, name, difference, corrected[name])
-            for name, difference in paired.items()
-            if difference.seeds
+            Comparison(metric, ours.name, other.name, paired[other.name], corrected[other.name])
+            for ours, other in pairs
+            if paired[other.name].seeds
         ]
     return tuple(comparisons)
 
@@ -610,67 +668,3 @@ def _environment(records: Sequence[Record]) -> dict[str, dict[str, int]]:
     fields["code version"] = [r.code_version for r in records]
     fields["date of the runs"] = [r.started[:10] or "unknown" for r in records]
     return {name: dict(sorted(Counter(values).items())) for name, values in fields.items()}
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    kind: str  # ahead, level, behind, highest, lower
-    text: str
-
-
-def _answer(parts: Sequence[PartResult], focal: str | None) -> str:
-    if focal is None:
-        return "The study names no method that its others could be compared with."
-    title = describe_method(focal).title
-    verdicts = [verdict for part in parts if (verdict := _verdict(part, focal)) is not None]
-    if not verdicts:
-        return f"No finished run of {title} can be compared with another method yet."
-    phrases = {
-        "ahead": "is ahead of every other method on",
-        "level": "cannot be told apart from the best on",
-        "behind": "is behind on",
-        "highest": "has the highest mean on",
-        "lower": "has not the highest mean on",
-    }
-    clauses = [
-        f"{phrase} {text.enumerate_words([v.text for v in verdicts if v.kind == kind])}"
-        for kind, phrase in phrases.items()
-        if any(v.kind == kind for v in verdicts)
-    ]
-    few = any(v.kind in ("highest", "lower") for v in verdicts)
-    head = (
-        f"In average accuracy, with too few seeds (fewer than {MIN_SEEDS}) for an interval,"
-        if few
-        else "In average accuracy"
-    )
-    return f"{head} {title} {text.enumerate_words(clauses, ';')}."
-
-
-def _verdict(part: PartResult, focal: str) -> _Verdict | None:
-    ours = part.method(focal)
-    comparisons = [c for c in part.comparisons if c.metric.key == "average_accuracy"]
-    if ours is None or not ours.runs or not comparisons:
-        return None
-
-    def mean(comparison: Comparison) -> float:
-        other = part.method(comparison.other)
-        return other.estimates["average_accuracy"].mean if other else nan
-
-    rival = max(comparisons, key=mean)
-    rival_title = describe_method(rival.other).title
-    difference = rival.paired.difference
-    if not difference.is_interval:
-        points = f"{100 * abs(difference.mean):.1f} points"
-        if difference.mean > 0:
-            return _Verdict("highest", f"{part.label} ({points} above {rival_title})")
-        return _Verdict("lower", f"{part.label} ({points} below {rival_title})")
-    size = f"{text.points_interval(difference)} points against {rival_title}"
-    if rival.better is False:
-        return _Verdict("behind", f"{part.label} ({size})")
-    unclear = [c for c in comparisons if c.better is None]
-    if not unclear:
-        return _Verdict("ahead", f"{part.label} ({size})")
-    names = text.enumerate_words([describe_method(c.other).title for c in unclear])
-    p = text.p_value(rival.p_holm)
-    p = f"p {p}" if p.startswith("<") else f"p = {p}"
-    return _Verdict("level", f"{part.label} (level with {names}; {size}, {p})")

@@ -4,11 +4,12 @@ A report is a list of sections, a section a list of blocks. The Markdown and the
 the same list, so neither can say what the other does not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from benchmarks.continual_selection import Continual
 from benchmarks.metrics import METRICS, Metric
-from benchmarks.render import figures, published, tables, text
+from benchmarks.render import figures, published, questions, tables, text
 from benchmarks.render.analysis import COSTS, MethodInfo, PartResult, StudyResult
 from benchmarks.render.drawing import inline_svg, png, svg
 from benchmarks.render.importance import importance_figures
@@ -121,6 +122,10 @@ class Figures:
 
 _NAVIGATION = {
     "results": "Results",
+    "two-tasks": "Two tasks",
+    "exactness": "Exactness",
+    "subset": "In use",
+    "probes": "Probes",
     "curves": "Curves",
     "matrices": "Matrices",
     "plasticity": "Plasticity",
@@ -196,6 +201,22 @@ class Content:
         shown = tuple(m for m in self.result.methods if legend and m.name in present)
         return Figures(tuple(made), tuple(files), panel.caption, legend=shown)
 
+    def draw_overview(self, panel: figures.Panel) -> Figures | None:
+        """Draw the average accuracies: a panel a part for the page, one figure for files."""
+        together = figures.overviews(self.result.parts)
+        if together is None:
+            return None
+        path = f"figures/{panel.name}"
+        self.files[f"{path}.svg"] = svg(together)
+        self.files[f"{path}.png"] = png(together)
+        made = []
+        for part in self.result.parts:
+            sketch = panel.draw(part, False)
+            if sketch is not None:
+                inline = inline_svg(sketch, self._prefix())
+                made.append(Figure(part.label, "", inline, "", part.name))
+        return Figures(tuple(made), ((panel.title, path),), panel.caption)
+
     def draw_heat_maps(self) -> list[Block]:
         """Draw the accuracy matrices: one a method for the page, one a part for files."""
         blocks: list[Block] = []
@@ -232,7 +253,7 @@ def compose(result: StudyResult) -> Content:
     """
     content = Content(result)
     panel = {p.name: p for p in figures.panels()}
-    overview = content.draw(panel["overview"])
+    overview = content.draw_overview(panel["overview"])
     single = len(result.parts) == 1
     table = (
         TableBlock(tables.results_table(result.parts[0]), result.parts[0].name)
@@ -248,6 +269,7 @@ def compose(result: StudyResult) -> Content:
             "Results by part",
             [TableBlock(tables.results_table(part), part.name) for part in result.parts],
         )
+    _add_questions(content)
     content.add("curves", panel["curves"].title, [content.draw(panel["curves"], legend=True)])
     maps = content.draw_heat_maps()
     if maps:
@@ -276,7 +298,11 @@ def compose(result: StudyResult) -> Content:
             content.draw(panel["strength-forgetting"]),
         ],
     )
-    paired = [(part, tables.paired_table(part)) for part in result.parts]
+    paired = [
+        (part, table)
+        for part in result.parts
+        for table in (tables.paired_table(part), tables.variants_table(part))
+    ]
     content.add(
         "paired",
         "Paired differences",
@@ -294,10 +320,24 @@ def compose(result: StudyResult) -> Content:
     return content
 
 
+def _add_questions(content: Content) -> None:
+    asked = questions.panels()
+    made: dict[str, Callable[[PartResult], tables.Table | None]] = {
+        "subset": questions.subset_table,
+        "probes": questions.probe_table,
+    }
+    for name in ("two-tasks", "exactness", "subset", "probes"):
+        found = [(part, made[name](part)) for part in content.result.parts if name in made]
+        blocks = [TableBlock(table, part.name) for part, table in found if table is not None]
+        content.add(name, asked[name].title, [content.draw(asked[name]), *blocks])
+
+
 def _add_importance(content: Content) -> None:
     blocks: list[Block] = []
-    for drawn in importance_figures():
-        blocks += [block for block in [content.draw(drawn)] if block is not None]
+    asked = questions.panels()
+    for drawn in (*importance_figures(), asked["overlap"], asked["overlap-layers"]):
+        block = content.draw(drawn, legend=drawn.name == "overlap-layers")
+        blocks += [] if block is None else [block]
     content.add("importance", "Importance of parameters", blocks)
 
 
@@ -313,12 +353,18 @@ def _add_published(content: Content) -> None:
 
 def _add_selection(content: Content) -> None:
     study = content.result.study
+    constants = study.selection.continual
+    make = tables.selection_table if constants is None else tables.search_table
     found = [
         TableBlock(table, part.name)
         for part in content.result.parts
-        if (table := tables.selection_table(part)) is not None
+        if (table := make(part)) is not None
     ]
     if not found:
+        return
+    if constants is not None:
+        intro = Prose(_continual_words(constants))
+        content.add("selection", "Selection of learning rates and strengths", [intro, *found])
         return
     seeds = ", ".join(map(str, study.seeds.tuning))
     intro = Prose(
@@ -328,6 +374,24 @@ def _add_selection(content: Content) -> None:
         "[tables/selection.csv](tables/selection.csv)."
     )
     content.add("selection", "Selection of strengths", [intro, *found])
+
+
+def _continual_words(constants: Continual) -> str:
+    factors = text.enumerate_words([f"{f:g}" for f in constants.learning_rate_factors])
+    attempts = constants.max_attempts
+    return (
+        "Procedure `continual` (De Lange et al., 2021): each run chooses for itself, task by task, "
+        "on the validation data of the task at hand alone, which is cut from its training data. "
+        f"Plain fine-tuning from the present model, with {factors} times the part's learning rate, "
+        "tells the best accuracy that can be had. Then the method is trained at that rate from the "
+        "same model. While it stays below "
+        f"{1 - constants.drop_margin:g} times that accuracy, its strength is multiplied by "
+        f"{constants.decay_factor:g} and it is trained anew, "
+        f"{attempts} {'time' if attempts == 1 else 'times'} at most; the next task begins with the "
+        "strength reached. Joint training chooses its learning rate on the validation data of all "
+        "tasks. Times above are of the trainings that were kept. Everything that was tried is in "
+        "the record of its run: [tables/search.csv](tables/search.csv)."
+    )
 
 
 def _add_deviations(content: Content) -> None:
@@ -378,7 +442,8 @@ def _definitions() -> tuple[tuple[str, str], ...]:
     noise = (
         "Beyond noise",
         "the 95 % interval of the paired difference leaves zero out, and its p-value is below 0.05 "
-        "after Holm's correction over the comparisons: the best of several is best partly by luck.",
+        "after Holm's correction over the comparisons: the best of several is best partly by luck. "
+        "In the answer, ahead and behind mean beyond noise; anything else is within noise.",
     )
     metrics = tuple((_heading(m), m.definition) for m in METRICS)
     costs = tuple((_heading(c), c.definition) for c in COSTS)
@@ -393,7 +458,8 @@ def _heading(metric: Metric) -> str:
 def _add_environment(content: Content) -> None:
     result = content.result
     study = result.study
-    items = [(part.label, _part_words(part)) for part in result.parts]
+    constants = study.selection.continual
+    items = [(part.label, _part_words(part, constants)) for part in result.parts]
     content.add("setting", "Setting", [Bullets(tuple(items))])
     environment = tuple((name, _tally(values)) for name, values in result.environment.items())
     content.add("environment", "Environment", [Bullets(environment)])
@@ -419,7 +485,7 @@ def _add_environment(content: Content) -> None:
 _OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 
 
-def _part_words(part: PartResult) -> str:
+def _part_words(part: PartResult, constants: Continual | None) -> str:
     declared, stream = part.part, part.stream
     training = declared.training
     words = [
@@ -429,13 +495,20 @@ def _part_words(part: PartResult) -> str:
         else "",
         f"stands in for {part.stand_in_for}" if part.stand_in_for else "",
         f"model {declared.model}{_options(dict(declared.model_options))}",
-        f"{_OPTIMIZERS[training.optimizer]} with learning rate {training.learning_rate:g}"
+        f"{_OPTIMIZERS[training.optimizer]} with {_rates(training, constants)}"
         f"{_schedule(training)}, "
         f"momentum {training.momentum:g}, weight decay {training.weight_decay:g}, "
         f"{training.epochs} {'epoch' if training.epochs == 1 else 'epochs'}, "
         f"mini-batches of {training.batch_size}",
     ]
     return "; ".join(word.rstrip(".") for word in words if word) + "."
+
+
+def _rates(training: Training, constants: Continual | None) -> str:
+    if constants is None:
+        return f"learning rate {training.learning_rate:g}"
+    rates = [f"{training.learning_rate * f:g}" for f in constants.learning_rate_factors]
+    return f"a learning rate chosen among {text.enumerate_words(rates)}"
 
 
 def _schedule(training: Training) -> str:

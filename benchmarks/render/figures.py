@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.metrics import METRICS
 from benchmarks.render import text
-from benchmarks.render.analysis import MethodInfo, MethodResult, PartResult
+from benchmarks.render.analysis import MethodInfo, MethodResult, PartResult, describe_method
 from benchmarks.render.drawing import Sketch
 from benchmarks.render.palette import INK, MUTED, PAPER, Look, look
 from benchmarks.statistics import Estimate
@@ -36,6 +36,7 @@ __all__ = [
     "heat_map",
     "heat_maps",
     "overview",
+    "overviews",
     "paired",
     "panels",
     "plasticity",
@@ -134,32 +135,61 @@ def overview(part: PartResult, alone: bool) -> Sketch | None:
     Returns:
         The sketch; None without a finished run.
     """
-    rows = [m for m in part.methods if m.runs]
+    rows = [m.name for m in part.methods if m.runs]
     if not rows:
         return None
-    sketch, axes = _blank(
-        part,
-        alone,
-        "Average accuracy",
-        height=0.55 + 0.24 * len(rows),
-        width=_WIDTH if alone else 3.1,
-    )
-    for position, method in enumerate(rows):
+    height = 0.55 + 0.24 * len(rows)
+    width = _WIDTH if alone else 3.1
+    sketch, axes = _blank(part, alone, "Average accuracy", height=height, width=width)
+    _overview_axes(sketch, axes, part, rows)
+    return sketch
+
+
+def overviews(parts: Sequence[PartResult]) -> Sketch | None:
+    """Show :func:`overview` of all parts in one figure, for files.
+
+    Args:
+        parts: What is shown, a panel each; a method has the same row in all.
+
+    Returns:
+        The sketch; None without a finished run.
+    """
+    shown = [part for part in parts if any(m.runs for m in part.methods)]
+    if not shown:
+        return None
+    rows = list(dict.fromkeys(m.name for part in shown for m in part.methods if m.runs))
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
+    heading = {part.name: wrap(part.label, 44 if columns == 1 else 34) for part in shown}
+    height = 0.6 + 0.24 * len(rows) + 0.13 * max(map(len, heading.values()))
+    size = (_WIDTH if columns == 1 else 0.6 + 2.3 * columns, height * lines)
+    figure = Figure(figsize=size, layout="constrained")
+    sketch = Sketch(figure, "Average accuracy after the last task")
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes in grid.flat[len(shown) :]:
+        axes.set_axis_off()
+    for number, (axes, part) in enumerate(zip(grid.flat, shown, strict=False)):
+        _overview_axes(sketch, axes, part, rows)
+        axes.set_title("\n".join(heading[part.name]), fontsize=8)
+        if number % columns:
+            axes.tick_params(axis="y", labelleft=False)
+    return sketch
+
+
+def _overview_axes(sketch: Sketch, axes: Axes, part: PartResult, rows: Sequence[str]) -> None:
+    titles = {m.name: m.title for m in part.methods}
+    for position, name in enumerate(rows):
+        method = part.method(name)
+        if method is None or not method.runs:
+            continue
         y = len(rows) - 1 - position
         found = method.estimates["average_accuracy"]
         row_of_seeds(sketch, axes, y, method.info, method.values("average_accuracy"), found)
         bar(sketch, axes, method.name, found, y=y)
-        points(
-            sketch,
-            axes,
-            method.info,
-            [100 * found.mean],
-            [y],
-            [f"{method.title}: {text.percent_interval(found)} %, {_seeds(found)}"],
-        )
-    method_rows(axes, [m.title for m in rows])
+        tip = f"{method.title}: {text.percent_interval(found)} %, {_seeds(found)}"
+        points(sketch, axes, method.info, [100 * found.mean], [y], [tip])
+    method_rows(axes, [titles.get(name) or describe_method(name).title for name in rows])
     axes.set_xlabel("Average accuracy, %")
-    return sketch
 
 
 def curves(part: PartResult, alone: bool) -> Sketch | None:
@@ -725,5 +755,5 @@ def _seeds(found: Estimate) -> str:
 
 
 def _task(part: PartResult, number: int) -> str:
-    names = part.task_names
-    return f" ({names[number - 1]})" if 0 < number <= len(names) else ""
+    name = part.task_names[number - 1] if 0 < number <= len(part.task_names) else ""
+    return f" ({name})" if name else ""

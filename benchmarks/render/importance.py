@@ -1,10 +1,12 @@
 """Figures of what a method found important, for records that carry it."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -16,6 +18,12 @@ from benchmarks.render.palette import PAPER
 
 __all__ = ["importance_figures", "importance_shares"]
 
+_NUM_BINS = 40
+_MAX_WRITTEN = 10  # more tasks leave no room for numbers in the cells
+
+_Floats = NDArray[np.float64]
+_Layers = Mapping[str, Any]
+
 
 def importance_figures() -> tuple[Panel, ...]:
     """List the figures of importance."""
@@ -23,15 +31,15 @@ def importance_figures() -> tuple[Panel, ...]:
         Panel(
             "importance-layers",
             "Where importance lies",
-            "Share of the summed importance in each layer, after each task, of the first method "
-            "whose records carry it; averaged over seeds.",
+            "Share of the summed importance in each layer, in %, after each task, of the method "
+            "named; averaged over seeds.",
             _layers,
         ),
         Panel(
             "importance-histogram",
             "How importance is spread",
             "Histogram of the decimal logarithm of importance after each task, over all layers and "
-            "seeds of the first method whose records carry it; darker is later.",
+            "seeds, of the parameters that have any; darker is later.",
             _histogram,
         ),
     )
@@ -59,62 +67,81 @@ def importance_shares(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]
 
 
 def _with_importance(part: PartResult) -> MethodResult | None:
-    return next(
-        (m for m in part.methods if any(run.record.importance for run in m.runs.values())), None
-    )
+    found = [m for m in part.methods if any(run.record.importance for run in m.runs.values())]
+    return next((m for m in found if m.name == part.focal), found[0] if found else None)
+
+
+def _by_task(method: MethodResult) -> list[list[_Layers]]:
+    """Sort importance by position in the sequence, which names do not tell: seeds reorder tasks.
+
+    Returns:
+        For each position the layers of each run.
+    """
+    found: list[list[_Layers]] = []
+    for run in method.runs.values():
+        importance = run.record.importance or {}
+        there = [importance[name] for name in run.record.task_names if name in importance]
+        found += [[] for _ in range(len(there) - len(found))]
+        for position, layers in enumerate(there):
+            found[position].append(layers)
+    return found
+
+
+def _spread(histogram: Mapping[str, Any], bins: _Floats) -> _Floats:
+    """Divide counts among other bins, evenly within each of their own."""
+    below = np.concatenate([[0.0], np.cumsum(histogram["counts"])])
+    counts: _Floats = np.diff(np.interp(bins, histogram["edges"], below))
+    return counts
 
 
 def _histogram(part: PartResult, alone: bool) -> Sketch | None:
     method = _with_importance(part)
     if method is None:
         return None
-    counted: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
-    for run in method.runs.values():
-        for task, layers in (run.record.importance or {}).items():
-            for layer in layers.values():
-                found = layer.get("histogram")
-                if found and found["counts"]:
-                    edges = np.array(found["edges"], dtype=np.float64)
-                    pair = ((edges[:-1] + edges[1:]) / 2, np.array(found["counts"], np.float64))
-                    counted.setdefault(task, []).append(pair)
-    if not counted:
+    found = [
+        [
+            layer["histogram"]
+            for layers in runs
+            for layer in layers.values()
+            if layer.get("histogram") and sum(layer["histogram"]["counts"])
+        ]
+        for runs in _by_task(method)
+    ]
+    ends = [edge for histograms in found for h in histograms for edge in h["edges"]]
+    if not ends:
         return None
-    ends = [centres for pairs in counted.values() for centres, _ in pairs]
-    bins = np.linspace(min(e.min() for e in ends), max(e.max() for e in ends) + 1e-9, 41)
+    bins = np.linspace(min(ends), max(ends), _NUM_BINS + 1)
     figure = Figure(figsize=(3.8, 2.4), layout="constrained")
     axes = figure.add_subplot()
     sketch = Sketch(figure, f"Histogram of the importance of {method.title} on {part.label}")
-    shades = colormaps["cividis"](np.linspace(0.85, 0.0, len(counted)))
-    for number, (shade, (task, pairs)) in enumerate(zip(shades, counted.items(), strict=True), 1):
-        height, _ = np.histogram(
-            np.concatenate([centres for centres, _ in pairs]),
-            bins,
-            weights=np.concatenate([counts for _, counts in pairs]),
-        )
+    shades = colormaps["cividis"](np.linspace(0.85, 0.0, len(found)))
+    named = set(np.linspace(1, len(found), min(8, len(found))).round().astype(int).tolist())
+    for number, (shade, histograms) in enumerate(zip(shades, found, strict=True), 1):
+        height = np.sum([_spread(h, bins) for h in histograms], axis=0)
+        share = height / height.sum()
         axes.plot(
             (bins[:-1] + bins[1:]) / 2,
-            100 * height / max(height.sum(), 1.0),
+            100 * share,
             color=shade,
             linewidth=1.1,
             marker=".",
             markersize=1.5,
-            gid=sketch.mark(method.name, *_bin_tips(task, bins, height)),
-            label=str(number),
+            gid=sketch.mark(method.name, *_bin_tips(number, bins, share)),
+            label=str(number) if number in named else None,
         )
-    axes.set_xlabel("log10 of importance")
+    axes.set_xlabel("Importance, decimal logarithm")
     axes.set_ylabel("Share of parameters, %")
     figure.legend(loc="outside right upper", title="after task", fontsize=6, title_fontsize=6)
-    if alone:
-        headline(figure, f"{part.label}, {method.title}")
+    headline(figure, f"{part.label}, {method.title}" if alone else method.title)
     return sketch
 
 
-def _bin_tips(task: str, bins: NDArray[np.float64], height: NDArray[np.float64]) -> list[str]:
+def _bin_tips(task: int, bins: _Floats, share: _Floats) -> list[str]:
     centres = (bins[:-1] + bins[1:]) / 2
     return [
-        f"after task {task}: {text.percent(count / max(height.sum(), 1.0))} % of the parameters "
-        f"near 10^{text.number(centre, 1)}"
-        for centre, count in zip(centres, height, strict=True)
+        f"after task {task}: {text.percent(value)} % of the parameters near "
+        f"10^{text.number(centre, 1)}"
+        for centre, value in zip(centres, share, strict=True)
     ]
 
 
@@ -122,39 +149,61 @@ def _layers(part: PartResult, alone: bool) -> Sketch | None:
     method = _with_importance(part)
     if method is None:
         return None
-    found = [
-        importance_shares(run.record.importance)
-        for run in method.runs.values()
-        if run.record.importance
+    tasks = [
+        list(importance_shares({str(i): layers for i, layers in enumerate(runs)}).values())
+        for runs in _by_task(method)
     ]
-    tasks = list(found[0])
-    layers = list(dict.fromkeys(name for shares in found[0].values() for name in shares))
-    share = np.array(
-        [
-            [np.mean([f.get(task, {}).get(layer, 0.0) for f in found]) for task in tasks]
-            for layer in layers
-        ]
-    )
-    figure = Figure(figsize=(3.8, 0.8 + 0.2 * len(layers)), layout="constrained")
+    layers = sorted({name for runs in tasks for run in runs for name in run}, key=_order)
+    if not layers:
+        return None
+    share = np.array([[np.mean([r.get(n, 0.0) for r in runs]) for runs in tasks] for n in layers])
+    figure = Figure(figsize=(3.8, 0.9 + 0.2 * len(layers)), layout="constrained")
     axes = figure.add_subplot()
     sketch = Sketch(figure, f"Importance of {method.title} by layer and task on {part.label}")
+    titles = [f"layer {name}" if name.isdigit() else name for name in layers]
     tips = [
-        f"{layer}, task {task}: {text.percent(share[i, j])} % of the importance"
-        for i, layer in enumerate(layers)
-        for j, task in enumerate(tasks)
+        f"{title}, after task {j + 1}: {text.percent(share[i, j])} % of the importance"
+        for i, title in enumerate(titles)
+        for j in range(len(tasks))
     ]
-    axes.pcolormesh(
+    mesh = axes.pcolormesh(
         100 * share, cmap="cividis", vmin=0, edgecolor=PAPER, linewidth=0.4,
         gid=sketch.mark(method.name, *tips),
     )  # fmt: skip
-    axes.set_xticks(np.arange(len(tasks)) + 0.5, [str(n) for n in range(1, len(tasks) + 1)])
-    axes.set_yticks(np.arange(len(layers)) + 0.5, layers)
+    if len(tasks) <= _MAX_WRITTEN:
+        _write_shares(axes, share)
+    else:
+        figure.colorbar(mesh, ax=axes, shrink=0.9, aspect=25).set_label("Share, %")
+    step = -(-len(tasks) // _MAX_WRITTEN)
+    axes.set_xticks(
+        np.arange(0, len(tasks), step) + 0.5, [str(n) for n in range(1, len(tasks) + 1, step)]
+    )
+    axes.set_yticks(np.arange(len(layers)) + 0.5, titles)
     axes.invert_yaxis()
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.set_xlabel("after task")
     for spine in axes.spines.values():
         spine.set_visible(False)
-    if alone:
-        headline(figure, f"{part.label}, {method.title}")
+    headline(figure, f"{part.label}, {method.title}" if alone else method.title)
     return sketch
+
+
+def _write_shares(axes: Axes, share: _Floats) -> None:
+    for (i, j), value in np.ndenumerate(share):
+        axes.text(
+            j + 0.5,
+            i + 0.5,
+            text.number(100 * value, 0),
+            ha="center",
+            va="center",
+            fontsize=6,
+            color="#0b0b0b" if value > 0.5 * share.max() else "#fdfdfd",
+        )
+
+
+def _order(name: str) -> tuple[int, list[tuple[int, str]]]:
+    """Sort layers as they usually follow each other: records do not keep their order."""
+    rank = 2 if name.startswith("head") else int("classifier" in name)
+    pieces = re.findall(r"\d+|\D+", name)
+    return rank, [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in pieces]

@@ -5,14 +5,17 @@ A table's cells are short texts for people. The CSV files hold every number at s
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
+from benchmarks.continual_selection import TaskSelection
 from benchmarks.metrics import METRICS
 from benchmarks.render import text
 from benchmarks.render.analysis import (
     COSTS,
+    Comparison,
     MethodResult,
     PartResult,
     StudyResult,
@@ -30,8 +33,10 @@ __all__ = [
     "paired_table",
     "problems_table",
     "results_table",
+    "search_table",
     "selection_table",
     "to_csv",
+    "variants_table",
 ]
 
 
@@ -138,7 +143,7 @@ def overview_table(result: StudyResult) -> Table:
         "Average accuracy after the last task",
         columns,
         tuple(rows),
-        (_bold_note(), text.interval_words(shown)),
+        (_bold_note(result.parts), text.interval_words(shown)),
     )
 
 
@@ -154,7 +159,12 @@ def results_table(part: PartResult) -> Table:
     metrics = [next(m for m in METRICS if m.key == key) for key in _MAIN]
     columns = (
         Column("Method", numeric=False),
-        Column("Strength", "chosen on the tuning seeds"),
+        Column(
+            "Strength",
+            "at the start → after the last task, chosen task by task"
+            if any(m.search for m in part.methods)
+            else "chosen on the tuning seeds",
+        ),
         Column("Seeds", "evaluation runs that finished"),
         *(
             Column(f"{m.short}, {'points' if m.key in _SIGNED else '%'}", m.definition)
@@ -173,7 +183,7 @@ def results_table(part: PartResult) -> Table:
         ]
         rows.append(Row(tuple(cells), method.name))
     shown = [m.estimates[key] for m in part.methods for key in _MAIN]
-    notes = [_bold_note(), text.interval_words(shown)]
+    notes = [_bold_note([part]), text.interval_words(shown)]
     if any(m.num_lost for m in part.methods):
         notes.append("† some seeds did not finish: the mean is over those that did.")
     if part.stand_in_for:
@@ -225,11 +235,64 @@ def paired_table(part: PartResult) -> Table | None:
         return None
     titles = {m.name: m.title for m in part.methods}
     ours = titles.get(part.focal or "", "")
-    columns = (
-        Column("Compared with", numeric=False),
+    left_out = (
+        "Joint training and variants of a method are no competitors and are left out."
+        if part.variants
+        else "Joint training is no competitor and is left out."
+    )
+    return Table(
+        f"{part.name}-paired",
+        f"{part.label}: paired differences of {ours}",
+        (
+            Column("Compared with", numeric=False),
+            *_paired_columns(f"{ours} − other, points"),
+        ),
+        tuple(Row((Cell(titles[c.other]), *_paired_cells(c)), c.other) for c in part.comparisons),
+        (
+            text.interval_words([c.paired.difference for c in part.comparisons]),
+            f"For forgetting a negative difference is better. {left_out} Holm's correction is over "
+            "the comparisons of one metric.",
+        ),
+    )
+
+
+def variants_table(part: PartResult) -> Table | None:
+    """Give the paired differences of each method to its variants.
+
+    Args:
+        part: The part.
+
+    Returns:
+        A row a comparison; None where no method is there with a variant of it.
+    """
+    if not part.variants:
+        return None
+    titles = {m.name: m.title for m in part.methods}
+    return Table(
+        f"{part.name}-variants",
+        f"{part.label}: methods and their variants",
+        (
+            Column("Method", numeric=False),
+            Column("Variant", numeric=False),
+            *_paired_columns("Method − variant, points"),
+        ),
+        tuple(
+            Row((Cell(titles[c.ours]), Cell(titles[c.other]), *_paired_cells(c)), c.other)
+            for c in part.variants
+        ),
+        (
+            text.interval_words([c.paired.difference for c in part.variants]),
+            "For forgetting a negative difference is better. Holm's correction is over all these "
+            "pairs of one metric.",
+        ),
+    )
+
+
+def _paired_columns(difference: str) -> tuple[Column, ...]:
+    return (
         Column("Metric", numeric=False),
         Column("Seeds", "that both finished"),
-        Column(f"{ours} − other, points"),
+        Column(difference),
         Column("p (t)", "paired t-test, two-sided"),
         Column("p (Holm)", "the same, corrected for the number of comparisons"),
         Column("p (sign flip)", "exact, two-sided; never below 2^(1 − seeds)"),
@@ -240,38 +303,22 @@ def paired_table(part: PartResult) -> Table | None:
             numeric=False,
         ),
     )
-    rows = []
-    for comparison in part.comparisons:
-        paired, difference = comparison.paired, comparison.paired.difference
-        verdict = {None: "no", True: "better", False: "worse"}[comparison.better]
-        if not difference.is_interval:
-            verdict = "too few seeds"
-        cells = (
-            Cell(titles[comparison.other]),
-            Cell(comparison.metric.short, note=comparison.metric.title),
-            Cell(str(difference.n), difference.n),
-            Cell(text.points_interval(difference), difference.mean),
-            Cell(text.p_value(paired.p_value), paired.p_value),
-            Cell(text.p_value(comparison.p_holm), comparison.p_holm),
-            Cell(text.p_value(paired.sign_flip_p_value), paired.sign_flip_p_value),
-            Cell(
-                text.number(paired.probability_of_improvement, 2),
-                paired.probability_of_improvement,
-            ),
-            Cell(verdict),
-        )
-        rows.append(Row(cells, comparison.other))
-    shown = [c.paired.difference for c in part.comparisons]
-    return Table(
-        f"{part.name}-paired",
-        f"{part.label}: paired differences of {ours}",
-        columns,
-        tuple(rows),
-        (
-            text.interval_words(shown),
-            "For forgetting a negative difference is better. Joint training is no competitor and "
-            "is left out. Holm's correction is over the comparisons of one metric.",
-        ),
+
+
+def _paired_cells(comparison: Comparison) -> tuple[Cell, ...]:
+    paired, difference = comparison.paired, comparison.paired.difference
+    verdict = {None: "no", True: "better", False: "worse"}[comparison.better]
+    if not difference.is_interval:
+        verdict = "too few seeds"
+    return (
+        Cell(comparison.metric.short, note=comparison.metric.title),
+        Cell(str(difference.n), difference.n),
+        Cell(text.points_interval(difference), difference.mean),
+        Cell(text.p_value(paired.p_value), paired.p_value),
+        Cell(text.p_value(comparison.p_holm), comparison.p_holm),
+        Cell(text.p_value(paired.sign_flip_p_value), paired.sign_flip_p_value),
+        Cell(text.number(paired.probability_of_improvement, 2), paired.probability_of_improvement),
+        Cell(verdict),
     )
 
 
@@ -328,6 +375,58 @@ def selection_table(part: PartResult) -> Table | None:
         columns,
         tuple(rows),
         (budget,),
+    )
+
+
+def search_table(part: PartResult) -> Table | None:
+    """Give what the runs chose for themselves, task by task.
+
+    Args:
+        part: The part.
+
+    Returns:
+        A row a method; None where no run chose for itself.
+    """
+    rows = []
+    for method in part.methods:
+        tasks = [task for tasks in method.search.values() for task in tasks]
+        if not tasks:
+            continue
+        rates = Counter(task.learning_rate for task in tasks if task.learning_rate is not None)
+        runs = len(method.search)
+        short = sum(not task.accepted for task in tasks)
+        cells = (
+            Cell(method.title),
+            Cell(", ".join(f"{rate:g}: {rates[rate]}" for rate in sorted(rates, reverse=True))),
+            Cell(text.strength(method.used[0]) if method.used else text.MISSING),
+            Cell(_last_strengths(method)),
+            Cell(f"{short} of {len(tasks)}" if method.used else text.MISSING, short),
+            Cell(text.number(sum(task.num_trainings for task in tasks) / runs, 1)),
+            Cell(text.seconds(sum(task.seconds for task in tasks) / runs)),
+            Cell(_search_remark(method, tasks)),
+        )
+        rows.append(Row(cells, method.name))
+    if not rows:
+        return None
+    columns: tuple[Column, ...] = (
+        Column("Method", numeric=False),
+        Column("Learning rate: tasks", "how often each was the best, over tasks and seeds"),
+        Column("First strength", "where the decay starts"),
+        Column("Last strength", "after the last task: smallest to largest over the seeds"),
+        Column("Tasks short", "kept below the required accuracy, as the attempts were used up"),
+        Column("Trainings a run", "mean over seeds, those that were kept included"),
+        Column("Search a run, s", "mean over seeds of the seconds beside the kept trainings"),
+        Column("Remark", numeric=False),
+    )
+    if not any(row.cells[-1].text for row in rows):
+        columns = columns[:-1]
+        rows = [Row(row.cells[:-1], row.method) for row in rows]
+    return Table(
+        f"{part.name}-search",
+        f"{part.label}: learning rates and strengths chosen",
+        columns,
+        tuple(rows),
+        ("Every method had the same learning rates, margin, decay and number of attempts.",),
     )
 
 
@@ -390,6 +489,7 @@ def csv_files(result: StudyResult) -> dict[str, str]:
     for name, rows in (
         ("paired.csv", _paired_rows(result)),
         ("selection.csv", _selection_rows(result)),
+        ("search.csv", _search_rows(result)),
     ):
         listed = list(rows)
         if len(listed) > 1:
@@ -446,6 +546,9 @@ def _strength_cell(method: MethodResult) -> Cell:
     if not method.used:
         return Cell(text.MISSING)
     symbol = method.info.strength or ""
+    if method.search:
+        ends = f"{text.strength(method.used[0])} → {_last_strengths(method)}"
+        return Cell(f"{symbol}: {ends}" if symbol else ends, method.used[0])
     shown = ", ".join(text.strength(s) for s in method.used)
     return Cell(f"{symbol} = {shown}" if symbol else shown, method.used[0])
 
@@ -467,6 +570,22 @@ def _cost_cell(method: MethodResult, key: str, *, ends: bool = False) -> Cell:
     return Cell(write(found.mean), found.mean, note=spread)
 
 
+def _last_strengths(method: MethodResult) -> str:
+    """Write the strengths after the last task, smallest to largest over the seeds."""
+    last = [tasks[-1].strength for tasks in method.search.values()]
+    found = sorted(strength for strength in last if strength is not None)
+    if not found:
+        return text.MISSING
+    ends = [text.strength(strength) for strength in dict.fromkeys((found[0], found[-1]))]
+    return " to ".join(ends)
+
+
+def _search_remark(method: MethodResult, tasks: Sequence[TaskSelection]) -> str:
+    if method.used and all(task.strength == method.used[0] for task in tasks):
+        return "never refused: a stronger start may keep more"
+    return ""
+
+
 def _selection_remark(method: MethodResult) -> str:
     remarks = []
     if method.at_edge:
@@ -482,12 +601,19 @@ def _selection_remark(method: MethodResult) -> str:
     return "; ".join(remarks)
 
 
-def _bold_note() -> str:
-    return (
-        "Bold: better than every other method but joint training, beyond noise (the 95 % interval "
+def _bold_note(parts: Sequence[PartResult]) -> str:
+    varying = {c.other: None for part in parts for c in part.variants}
+    titles = [m.title for part in parts for m in part.methods if m.name in varying]
+    others = "but joint training and variants" if varying else "but joint training"
+    note = (
+        f"Bold: better than every other method {others}, beyond noise (the 95 % interval "
         "of each paired difference leaves zero out and p < 0.05 after Holm's correction). No bold: "
         "no such method."
     )
+    if not varying:
+        return note
+    listed = text.enumerate_words(list(dict.fromkeys(titles)))
+    return f"{note} Variants are other forms of a method beside it: {listed}."
 
 
 def _stand_in(part: PartResult) -> str:
@@ -566,9 +692,9 @@ def _paired_rows(result: StudyResult) -> Rows:
         "high", "low_high_is", "p_t", "p_t_holm", "p_sign_flip", "probability_of_improvement",
     )  # fmt: skip
     for part in result.parts:
-        for c in part.comparisons:
+        for c in (*part.comparisons, *part.variants):
             yield (
-                part.name, c.metric.key, part.focal, c.other, *_ends(c.paired.difference),
+                part.name, c.metric.key, c.ours, c.other, *_ends(c.paired.difference),
                 c.paired.p_value, c.p_holm, c.paired.sign_flip_p_value,
                 c.paired.probability_of_improvement,
             )  # fmt: skip
@@ -587,3 +713,28 @@ def _selection_rows(result: StudyResult) -> Rows:
                     " ".join(map(str, sorted(point.accuracy))), point.mean_accuracy,
                     point.mean_forgetting, point.num_lost, int(point.strength == method.chosen),
                 )  # fmt: skip
+
+
+def _search_rows(result: StudyResult) -> Rows:
+    yield (
+        "part", "method", "seed", "task", "phase", "learning_rate", "strength",
+        "validation_accuracy", "required", "kept",
+    )  # fmt: skip
+    for part in result.parts:
+        for method in part.methods:
+            for seed, tasks in method.search.items():
+                for number, task in enumerate(tasks, start=1):
+                    for trial in _trials(task):
+                        yield (part.name, method.name, seed, number, *trial)
+
+
+def _trials(task: TaskSelection) -> Rows:
+    tuned = bool(task.strengths)
+    for rate, accuracy in zip(task.learning_rates, task.finetuned, strict=True):
+        kept = not tuned and rate == task.learning_rate
+        yield ("plasticity", rate, None, accuracy, None, int(kept))
+    for strength, accuracy in zip(task.strengths, task.reached, strict=True):
+        kept = strength == task.strength
+        yield (
+            "stability", task.learning_rate, strength, accuracy, task.required, int(kept)
+        )  # fmt: skip

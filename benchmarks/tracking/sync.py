@@ -19,7 +19,7 @@ import psutil
 from benchmarks.study import load
 from benchmarks.tracking import page
 from benchmarks.tracking.offline import OfflineRun, offline_runs
-from mas_avalanche._wandb_process import is_installed, short
+from mas_avalanche._wandb_process import environment, is_installed, short
 
 __all__ = ["main", "sync", "write_report"]
 
@@ -168,14 +168,13 @@ def _unreachable() -> str:
 def _send(runs: list[OfflineRun]) -> str:
     """Let wandb send some runs; return why it could not, else nothing."""
     command = [sys.executable, "-m", "wandb", "sync", *(str(run.folder) for run in runs)]
-    environment = os.environ | {"WANDB_MODE": "online", "WANDB_ERROR_REPORTING": "false"}
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment,
+        env=environment(WANDB_MODE="online"),
         start_new_session=True,  # no terminal to ask for a key on
     )
     seconds = _START_SECONDS + _RUN_SECONDS * len(runs)

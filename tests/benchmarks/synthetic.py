@@ -1,12 +1,14 @@
 """Records whose truth is known, for the tests of reports."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from benchmarks.continual_selection import Continual
 from benchmarks.record import Record
-from benchmarks.study import Part, Seeds, Study, Training
+from benchmarks.study import Part, Seeds, Selection, Study, Training
 
 GRID = (0.1, 1.0, 10.0)
 TUNED = {"mas": "λ", "ewc": "λ", "si": "c", "lwf": "α"}
@@ -133,6 +135,39 @@ def record(
         "started": "2026-01-02T03:04:05+00:00",
     }
     return Record(**{**table, **changes})
+
+
+def continual_study(methods: Sequence[str]) -> Study:
+    """A study whose runs choose for themselves, from strength 1 on."""
+    constants = Continual(learning_rate_factors=(1.0, 0.1))
+    made = study(parts=["digits"], methods=methods, selection=Selection("continual", constants))
+    (part,) = made.parts
+    return dataclasses.replace(made, parts=(dataclasses.replace(part, grid={}),))
+
+
+def with_selection(of: Record) -> Record:
+    """Say what a run tried: MAS is refused once on every task, the others never."""
+    entries: list[dict[str, Any]] = []
+    strength = of.strength
+    for _ in of.task_names:
+        strengths = []
+        if strength is not None:
+            strengths = [strength, strength / 2] if of.method == "mas" else [strength]
+            strength = strengths[-1]
+        entries.append(
+            {
+                "learning_rates": [0.1, 0.01],
+                "finetuned": [None, 0.9],
+                "learning_rate": 0.01,
+                "required": None if strength is None else 0.72,
+                "strengths": strengths,
+                "reached": [0.3, 0.8][-len(strengths) :] if strengths else [],
+                "strength": strength,
+                "accepted": True,
+                "seconds": 0.5,
+            }
+        )
+    return dataclasses.replace(of, selection=tuple(entries))
 
 
 def hash_text(text: str) -> int:

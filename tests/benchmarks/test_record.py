@@ -1,9 +1,19 @@
 import dataclasses
 import json
+from unittest import mock
 
 import pytest
 
-from benchmarks.record import FORMAT, Record, RecordError, read_lines, write_lines
+from benchmarks.record import (
+    FORMAT,
+    Overlap,
+    Probes,
+    Record,
+    RecordError,
+    SubsetAccuracy,
+    read_lines,
+    write_lines,
+)
 from tests.benchmarks.studies import smoke_config
 
 
@@ -36,6 +46,23 @@ def test_a_record_survives_json_to_the_bit():
     assert again.task_names == ("a", "b")
 
 
+def test_what_was_measured_beside_accuracy_survives_json():
+    record = make_record(
+        overlap=(Overlap("trunk", 9, ((1.0, None), (None, 1.0))),),
+        probes=Probes((0.5, 0.5), (1.0, 0.75), (0.75, 0.75)),
+        subset=SubsetAccuracy((1, 2), 4, 6, (1.0, 0.5), (1.0, 0.25)),
+    )
+    assert Record.from_json(record.to_json()) == dataclasses.replace(record, config=mock.ANY)
+
+
+def test_a_record_from_before_these_measurements_is_read():
+    text = make_record().to_json()
+    assert not {"overlap", "probes", "subset"} & json.loads(text).keys()
+    record = Record.from_json(text)
+    assert (record.overlap, record.probes, record.subset) == ((), None, None)
+    assert record.to_json() == text
+
+
 def _text(**changes):
     table = json.loads(make_record().to_json())
     return json.dumps({**table, **changes})
@@ -58,6 +85,12 @@ def test_a_truncated_record_is_named():
         (_text(format="1"), "it is no record"),
         (_text(format=True), "it is no record"),
         (_text(color="red"), "Unknown key `color`"),
+        (_text(probes={"initial": [1.0]}), "the key `learned` in `probes`"),
+        (_text(subset={"in_use": []}), "the key `classes` in `subset`"),
+        (
+            _text(overlap=[{"layer": "a", "num_compared": 1, "correlation": [["x"]]}]),
+            "a finite number, got 'x'",
+        ),
         (_text(status="perfect"), "one of finished, failed, diverged; got 'perfect'"),
         (_text(seed="1"), "`seed` in .* a whole number"),
         (_text(accuracy={"test": [[1.0]]}), "to have 2 columns, got 1"),

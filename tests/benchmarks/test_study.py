@@ -6,7 +6,7 @@ import pytest
 from benchmarks import methods
 from benchmarks.continual_selection import Continual
 from benchmarks.methods import get
-from benchmarks.selection import evaluation_runs
+from benchmarks.selection import evaluation_runs, selection_runs
 from benchmarks.study import available, load, parse
 from tests.benchmarks.studies import smoke_study, smoke_table
 
@@ -79,6 +79,13 @@ PART = "parts.digits"
         (f"{PART}.grid", {"mas": [1.0, -1.0]}, "no negative strength, got -1.0"),
         (f"{PART}.options", {"mas": {"lambda": 3}}, "Unknown key `lambda` in `mas`"),
         (f"{PART}.threads", 0, "Expected `threads` .* at least 1, got 0"),
+        (f"{PART}.measure", ["probe"], "one of overlap, probes; got 'probe'"),
+        (f"{PART}.subset", [1, 1], r"`subset` .* each once, got \[1, 1\]"),
+        (f"{PART}.subset", [-1], r"`subset` .* got \[-1\]"),
+        (f"{PART}.variants", {"mas2": {"method": "mas"}}, "the key `title` in"),
+        (f"{PART}.variants", {"m": {"method": "mass", "title": "M"}}, "Unknown method `mass` in"),
+        (f"{PART}.variants", {"ewc": {"method": "mas", "title": "M"}}, "a method of this name"),
+        (f"{PART}.variants", {"m": {"method": "mas", "title": "M"}}, "name the variant `m` too"),
         ("seeds.evaluation", [], "at least one seed"),
         ("seeds.evaluation", [0, 1], "each seed once .* got 0 again"),
         ("seeds.evaluation", [-1], "not to be negative, got -1"),
@@ -108,6 +115,48 @@ def test_a_schedule_that_makes_no_sense_is_refused(every, decay, message):
     table = smoke_table()
     table["parts"]["digits"]["training"] |= {"decay_every": every, "decay": decay}
     with pytest.raises(ValueError, match=message):
+        parse(table, "smoke")
+
+
+TEST_INPUTS = {"method": "mas", "title": "MAS, test", "options": {"importance_data": "test"}}
+
+
+def test_a_variant_is_a_method_of_its_own():
+    study = smoke_study(
+        methods=["naive", "mas", "mas_test"],
+        grid={"mas": [1.0, 0.1], "mas_test": [3.0, 2.0]},
+        variants={"mas_test": TEST_INPUTS},
+        measure=["probes"],
+        subset=[1],
+    )
+    (part,) = study.parts
+    assert part.options["mas"] == {"importance_data": "train"}
+    assert part.options["mas_test"] == part.variants["mas_test"].options
+    assert part.options["mas_test"] == {"importance_data": "test"}
+    (tuned, _) = selection_runs(study, part, "mas_test")
+    assert (tuned.method, tuned.base, tuned.strength) == ("mas_test", "mas", 3.0)
+    assert (tuned.measure, tuned.subset) == ([], [1])
+    reported = evaluation_runs(study, part, "mas_test", 2.0)[0]
+    assert reported.measure == ["probes"]
+    plain = evaluation_runs(study, part, "mas", 2.0)[0]
+    assert plain.base is None
+    assert plain.key("code") != reported.key("code")
+
+
+def test_options_of_a_variant_are_checked_and_stand_in_one_place():
+    wrong = {**TEST_INPUTS, "options": {"importance_from": "test"}}
+    with pytest.raises(ValueError, match="Unknown key `importance_from` in `options` in"):
+        smoke_study(methods=["m"], grid={}, variants={"m": wrong})
+    with pytest.raises(ValueError, match=r"options of `m` in \[variants.m\] .*, not in"):
+        smoke_study(methods=["m"], grid={}, variants={"m": TEST_INPUTS}, options={"m": {}})
+
+
+def test_a_variant_is_the_same_in_all_parts():
+    table = smoke_table()
+    first = table["parts"]["digits"]
+    first |= {"methods": ["m"], "grid": {"m": [1.0]}, "variants": {"m": TEST_INPUTS}}
+    table["parts"]["other"] = {**first, "variants": {"m": {**TEST_INPUTS, "title": "Another"}}}
+    with pytest.raises(ValueError, match=r"`m` to be the same in all parts .*\[parts.other\]"):
         parse(table, "smoke")
 
 
@@ -194,6 +243,23 @@ def test_the_embedded_study_tunes_every_method_alike_and_needs_no_download():
         assert {len(grid) for grid in part.grid.values()} == {5}
 
 
+@pytest.mark.parametrize("name", ["embedded_all", "embedded_continual"])
+def test_the_studies_beside_the_embedded_one_train_as_it_does_on_other_seeds(name):
+    study, embedded = load(name), load("embedded")
+    parts = {part.name: part for part in embedded.parts}
+    for part in study.parts:
+        for what in ("title", "stream", "stream_options", "model", "model_options", "training"):
+            assert getattr(part, what) == getattr(parts[part.name], what), what
+    assert len(study.seeds.evaluation) >= 5
+    assert not {*study.seeds.evaluation} & {*embedded.seeds.evaluation}
+
+
+def test_the_study_of_all_methods_leaves_none_out():
+    for part in load("embedded_all").parts:
+        assert set(part.methods) == set(methods.names()) - {"mas_batch_gradient"}  # in `exactness`
+        assert {len(grid) for grid in part.grid.values()} == {5}
+
+
 def test_the_name_of_a_run_depends_on_all_of_its_configuration():
     from tests.benchmarks.studies import smoke_config
 
@@ -206,8 +272,10 @@ def test_the_name_of_a_run_depends_on_all_of_its_configuration():
         smoke_config(model_options={"hidden": [17]}),
         smoke_config(stream_options={"validation": 0.2}),
         smoke_config(threads=2),
+        smoke_config(measure=["probes"]),
+        smoke_config(subset=[0]),
     ]
-    assert len({config.key("code") for config in [base, *others]}) == 6
+    assert len({config.key("code") for config in [base, *others]}) == 8
 
 
 def test_toml_integers_are_numbers():

@@ -35,7 +35,12 @@ def site(study, tmp_path_factory):
     layers = {name: {"sum": total} for name, total in (("hidden", 3.0), ("head", 1.0))}
     records = [
         synthetic.record(
-            study, r.part, r.method, r.seed, r.strength, importance={"a": layers, "b": layers}
+            study,
+            r.part,
+            r.method,
+            r.seed,
+            r.strength,
+            importance={f"{r.part} 0": layers, f"{r.part} 1": layers},
         )
         if (r.method, r.role) == ("mas", "evaluation")
         else r

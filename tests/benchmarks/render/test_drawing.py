@@ -31,7 +31,9 @@ def part():
         for name, total in (("hidden", 3.0), ("head", 1.0))
     }
     records = [
-        synthetic.record(study, "digits", "mas", r.seed, 1.0, importance={"a": layers, "b": layers})
+        synthetic.record(
+            study, "digits", "mas", r.seed, 1.0, importance={"digits 0": layers, "digits 1": layers}
+        )
         if (r.method, r.role) == ("mas", "evaluation")
         else r
         for r in records
@@ -55,7 +57,7 @@ def crowded():
     layers = {f"features.{n}.weight": {"sum": n + 1.0} for n in range(6)}
     for layer in layers.values():
         layer["histogram"] = {"counts": [1, 3, 2], "edges": [-4, -3, -2, -1], "num_zero": 0}
-    tasks = {f"a task with a name {n}": layers for n in range(10)}
+    tasks = {f"digits {n}": layers for n in range(10)}
     records = [
         synthetic.record(
             study,
