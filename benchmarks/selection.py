@@ -118,7 +118,7 @@ def evaluation_runs(
     """
     return [
         _config(study, part, method, strength, seed, "evaluation")
-        for seed in study.seeds.evaluation
+        for seed in study.evaluation_seeds(part)
     ]
 
 
@@ -234,17 +234,15 @@ class Plan:
 
     def num_runs(self) -> int:
         """Count all runs of the study, those with a record and those to come."""
-        seeds = len(self.study.seeds.evaluation)
         return sum(
-            len(group.selection) + (seeds if self._can_be_evaluated(group) else 0)
+            len(group.selection) + (self._num_seeds(group) if self._can_be_evaluated(group) else 0)
             for group in self._groups
         )
 
     def waiting(self) -> dict[tuple[str, str], int]:
         """Count the runs that wait for the choice of their strength, by part and method."""
-        seeds = len(self.study.seeds.evaluation)
         return {
-            (g.part.name, g.method): seeds
+            (g.part.name, g.method): self._num_seeds(g)
             for g in self._groups
             if not g.evaluation and self._can_be_evaluated(g)
         }
@@ -252,6 +250,9 @@ class Plan:
     def choices(self) -> dict[tuple[str, str], Choice]:
         """Return the choices made so far, by part and method."""
         return {(g.part.name, g.method): g.choice for g in self._groups if g.choice is not None}
+
+    def _num_seeds(self, group: _Group) -> int:
+        return len(self.study.evaluation_seeds(group.part))
 
     @staticmethod
     def _can_be_evaluated(group: _Group) -> bool:

@@ -148,6 +148,7 @@ class Part:
         measure: What the reported runs measure beside accuracy, see :mod:`benchmarks.measures`.
         subset: Classes of the first task that stay in use after it; accuracy on them and on the
             task's other classes is measured apart.
+        evaluation: Seeds that are reported of this part, in place of those of the study.
     """
 
     name: str
@@ -165,6 +166,7 @@ class Part:
     variants: Mapping[str, Variant] = field(default_factory=dict)
     measure: tuple[Measure, ...] = ()
     subset: tuple[int, ...] = ()
+    evaluation: tuple[int, ...] = ()
 
     def base(self, name: str) -> str:
         """Return the method of the registry behind the name of a method or variant."""
@@ -193,6 +195,10 @@ class Study:
     parts: tuple[Part, ...]
     selection: Selection = Selection()
     commentary: str = ""
+
+    def evaluation_seeds(self, part: Part) -> tuple[int, ...]:
+        """Return the seeds on which a part is reported."""
+        return part.evaluation or self.seeds.evaluation
 
 
 @dataclass(frozen=True)
@@ -356,7 +362,12 @@ def _check_seeds(study: Study, where: str) -> None:
         )
     if not study.seeds.evaluation:
         raise ValueError(f"Expected `evaluation` in [seeds] of {where} to name at least one seed.")
-    both = [*study.seeds.tuning, *study.seeds.evaluation]
+    for part in study.parts:
+        _check_seeds_apart(study.seeds.tuning, study.evaluation_seeds(part), where)
+
+
+def _check_seeds_apart(tuning: Sequence[int], evaluation: Sequence[int], where: str) -> None:
+    both = [*tuning, *evaluation]
     twice = sorted({seed for seed in both if both.count(seed) > 1})
     if twice:
         raise ValueError(

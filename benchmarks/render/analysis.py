@@ -527,7 +527,7 @@ def _analyse_method(
         choice.strength,
         choice.at_edge,
         tuple(sorted({r.record.strength for r in runs.values() if r.record.strength is not None})),
-        len(set(study.seeds.evaluation) - runs.keys()),
+        len(set(study.evaluation_seeds(part)) - runs.keys()),
         {
             seed: tuple(
                 TaskSelection.from_table(entry, f"`selection` of record {run.record.id}")
@@ -644,7 +644,7 @@ def _problems(study: Study, part: Part, records: Sequence[Record]) -> tuple[Prob
     problems += [
         Problem(method, None, seed, "evaluation", "missing", "The run was not made.")
         for method in part.methods
-        for seed in study.seeds.evaluation
+        for seed in study.evaluation_seeds(part)
         if (method, seed) not in there
     ]
     return tuple(problems)

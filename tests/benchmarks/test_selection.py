@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from benchmarks.selection import Plan, choose, evaluation_runs, selection_runs
@@ -111,3 +113,12 @@ def test_a_single_strength_needs_no_selection():
     study = smoke_study(methods=["mas"], grid={"mas": [2.0]})
     plan = Plan(study, "code")
     assert [c.strength for c in plan.pending().values()] == [2.0, 2.0]
+
+
+def test_a_part_may_be_reported_on_seeds_of_its_own(study):
+    part = dataclasses.replace(study.parts[0], evaluation=(7, 8, 9, 10, 11, 12))
+    own = dataclasses.replace(study, parts=(part, *study.parts[1:]))
+    plan = Plan(own, "code")
+    assert {c.seed for c in plan.pending().values() if c.method == "naive"} == set(part.evaluation)
+    assert plan.num_runs() == 3 + 3 + 3 * 6
+    assert plan.waiting() == {("digits", "mas"): 6, ("digits", "si"): 6}

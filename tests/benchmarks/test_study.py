@@ -88,6 +88,7 @@ PART = "parts.digits"
         (f"{PART}.variants", {"m": {"method": "mas", "title": "M"}}, "name the variant `m` too"),
         ("seeds.evaluation", [], "at least one seed"),
         ("seeds.evaluation", [0, 1], "each seed once .* got 0 again"),
+        ("parts.digits.evaluation", [3, 0], "each seed once .* got 0 again"),
         ("seeds.evaluation", [-1], "not to be negative, got -1"),
         ("seeds.tuning", [], "Expected `tuning` .* to name a seed"),
         ("selection", {"procedure": "guess"}, "one of grid, continual; got 'guess'"),
