@@ -24,9 +24,9 @@ References:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import product
+from itertools import combinations, product
 from math import isfinite, nan, sqrt
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,8 @@ __all__ = [
     "unpaired_difference",
     "welch_p_value",
 ]
+
+K = TypeVar("K", str, tuple[str, str])
 
 CONFIDENCE = 0.95
 MIN_SEEDS = 5  # fewer points carry no interval
@@ -319,7 +321,7 @@ def sign_flip_p_value(differences: Sequence[float]) -> float:
     return float((np.abs(sums) >= abs(points.sum()) - tolerance).mean())
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[K, float]) -> dict[K, float]:
     """Correct p-values for being many (Holm, 1979).
 
     Those that are ``nan`` stay so and do not count.
@@ -472,7 +474,9 @@ def best_beyond_noise(
     """Find the method that is better than every other one beyond noise, if there is one.
 
     The best of several means is best partly by luck, so an interval that leaves 0 out is not
-    enough: the t-test has to agree after Holm's correction over the comparisons.
+    enough: the t-test has to agree after Holm's correction over all pairs of methods, as any of
+    them could have been the best. So a winner is also beyond noise in every smaller family of
+    comparisons, that of one method with each other among them.
 
     Args:
         values: For each method, a value a seed.
@@ -500,8 +504,17 @@ def best_beyond_noise(
         other: paired_difference(present[best], present[other], generator_for(name, best, other))
         for other in sorted(present.keys() - {best})
     }
-    corrected = holm({other: found.p_value for other, found in comparisons.items()})
-    clear = all(beyond_noise(c.difference, corrected[o]) for o, c in comparisons.items())
+    corrected = holm(
+        {
+            pair: paired_t_p_value([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
+            for pair in combinations(sorted(present), 2)
+            for a, b in [(present[pair[0]], present[pair[1]])]
+        }
+    )
+    clear = all(
+        beyond_noise(c.difference, corrected[min(best, o), max(best, o)])
+        for o, c in comparisons.items()
+    )
     return best if clear else None
 
 

@@ -442,7 +442,8 @@ def _definitions() -> tuple[tuple[str, str], ...]:
     noise = (
         "Beyond noise",
         "the 95 % interval of the paired difference leaves zero out, and its p-value is below 0.05 "
-        "after Holm's correction over the comparisons: the best of several is best partly by luck. "
+        "after Holm's correction: over the comparisons of its table, and for what is in bold over "
+        "all pairs of methods, as the best of several is best partly by luck. "
         "In the answer, ahead and behind mean beyond noise; anything else is within noise.",
     )
     metrics = tuple((_heading(m), m.definition) for m in METRICS)

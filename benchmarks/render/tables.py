@@ -607,8 +607,8 @@ def _bold_note(parts: Sequence[PartResult]) -> str:
     others = "but joint training and variants" if varying else "but joint training"
     note = (
         f"Bold: better than every other method {others}, beyond noise (the 95 % interval "
-        "of each paired difference leaves zero out and p < 0.05 after Holm's correction). No bold: "
-        "no such method."
+        "of each paired difference leaves zero out and p < 0.05 after Holm's correction over all "
+        "pairs of methods). No bold: no such method."
     )
     if not varying:
         return note

@@ -119,6 +119,28 @@ def test_a_known_winner_is_found():
     assert ours.best_beyond_noise(values, higher_is_better=False) == "naive"
 
 
+def test_a_winner_is_beyond_noise_for_every_other_method_too():
+    generator = np.random.default_rng(1)
+    winners = 0
+    for trial in range(60):
+        values = {
+            m: _method(0.5 + 0.015 * i, generator.normal(0, 0.01, 5)) for i, m in enumerate("abcd")
+        }
+        best = ours.best_beyond_noise(values, higher_is_better=True, name=str(trial))
+        if best is None:
+            continue
+        winners += 1
+        for focal in values.keys() - {best}:
+            p_values = {
+                other: ours.paired_t_p_value(
+                    [values[focal][s] - values[other][s] for s in values[focal]]
+                )
+                for other in values.keys() - {focal}
+            }
+            assert ours.holm(p_values)[best] < 0.05
+    assert winners >= 5
+
+
 def test_no_winner_without_a_difference_or_without_enough_seeds():
     noise = [0.02, -0.03, 0.01, 0.03, -0.03]
     equal = {"mas": _method(0.7, noise), "ewc": _method(0.701, noise[::-1])}
