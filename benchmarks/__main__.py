@@ -15,6 +15,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from benchmarks import provenance
 from benchmarks.cluster import START, Cluster, ClusterError, connected, num_slots
 from benchmarks.dispatch import Interrupted, Mode, Settings, default_processes, run_plan
@@ -170,6 +172,7 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(
             "Expected either --ray or --processes: on a cluster Ray divides the cores."
         )
+    _check_device(options.device, here=options.ray is None)
     study = load(options.study)
     store = Store(options.store, study.name)
     records = store.records()
@@ -195,6 +198,22 @@ def _run(options: argparse.Namespace) -> int:
             )
             raise
     return _sum_up(plan, store)
+
+
+def _check_device(name: str, *, here: bool) -> None:
+    """Refuse a device that there is not; what nodes of a cluster have is not known here."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"Expected --device to be cpu, cuda or cuda:NUMBER, got {name}.")
+    count = torch.cuda.device_count()
+    if here and device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(
+            f"Expected --device to be there, got {name}: torch sees {count} CUDA devices. "
+            "Without a GPU leave --device out."
+        )
 
 
 def _settings(options: argparse.Namespace, store: Store, processes: int) -> Settings:

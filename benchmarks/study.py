@@ -319,13 +319,17 @@ def parse(table: Mapping[str, Any], name: str) -> Study:
     parts = table.get("parts", {})
     if not isinstance(parts, Mapping) or not parts:
         raise ValueError(f"Expected {where} to have at least one table [parts.NAME].")
-    table["parts"] = [
-        {"title": key, **part, "name": key} if isinstance(part, Mapping) else part
+    named = tuple(
+        from_table(
+            Part,
+            {"title": key, **part, "name": key} if isinstance(part, Mapping) else part,
+            f"[parts.{key}] of {where}",
+        )
         for key, part in parts.items()
-    ]
-    study = from_table(Study, {**table, "name": name}, where)
+    )
+    study = from_table(Study, {**table, "name": name, "parts": ()}, where)
     selection = _resolve_selection(study.selection, where)
-    study = dataclasses.replace(study, selection=selection)
+    study = dataclasses.replace(study, selection=selection, parts=named)
     _check_seeds(study, where)
     resolved = tuple(_resolve_part(part, selection, where) for part in study.parts)
     _check_same_variants(resolved, where)

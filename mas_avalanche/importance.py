@@ -114,7 +114,8 @@ def estimate_importance(
         tensor of its shape, device and type; with the number of samples as ``.num_samples``.
 
     Raises:
-        ValueError: If an argument is out of range, ``data`` is empty or ``model`` mixes samples.
+        ValueError: If an argument is out of range, ``data`` is empty, ``model`` mixes samples or
+            the importance is not finite.
         TypeError: If ``data`` or ``objective`` is of a kind that cannot be used.
         NotImplementedError: If "local" meets a parameter without a rule.
 
@@ -154,6 +155,7 @@ def estimate_importance(
                 precision.wait()
     num_samples = _reduce(engine, share)
     result = engine.result(num_samples, prefix)
+    _check_finite(result)
     if precision is not None:
         result.relative_error = precision.relative_error
         _LOG.info(
@@ -181,6 +183,16 @@ def _check_arguments(
         raise ValueError(f"Expected `tolerance` to be positive and finite, got {tolerance!r}.")
     if memory_budget < 1:
         raise ValueError(f"Expected `memory_budget` to be at least 1, got {memory_budget!r}.")
+
+
+def _check_finite(importance: Importance) -> None:
+    for name, value in importance.items():
+        # A sum costs one walk and no memory; only a suspicion is looked into.
+        if not bool(value.sum().isfinite()) and not bool(value.isfinite().all()):
+            raise ValueError(
+                f"Expected the importance of `{name}` to be finite, got NaN or infinity. Look for "
+                "NaN, infinity or very large numbers in the inputs and in the weights."
+            )
 
 
 def _unwrap(model: nn.Module) -> tuple[str, nn.Module]:

@@ -144,6 +144,22 @@ def test_a_record_of_another_format_is_refused(call, tmp_path):
     assert "older format 0" in err
 
 
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("gpu", "Expected --device to be cpu, cuda or cuda:NUMBER, got gpu."),
+        ("mps", "Expected --device to be cpu, cuda or cuda:NUMBER, got mps."),
+        ("cuda:99", "Expected --device to be there, got cuda:99: torch sees"),
+    ],
+)
+def test_a_device_that_there_is_not_is_one_sentence(call, tmp_path, device, message):
+    code, _, err = call("run", "--device", device)
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
 def test_an_unwritable_store_is_one_sentence(call, tmp_path):
     (tmp_path / "runs").write_text("a file")
     code, _, err = call("run", "--wandb", "disabled")

@@ -511,6 +511,14 @@ def test_the_loop_over_mini_batches_reads_nothing_back(name):
     assert not recorder.names & {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "item"}
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_importance_that_is_not_finite_is_refused(bad):
+    x = torch.rand(4, 3)
+    x[2, 1] = bad
+    with pytest.raises(ValueError, match="importance of `weight` to be finite"):
+        estimate_importance(nn.Linear(3, 2), x)
+
+
 # Properties
 
 
