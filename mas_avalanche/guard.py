@@ -18,7 +18,7 @@ _REMEDY = (
 
 
 class DivergenceError(RuntimeError):
-    """A loss or a weight left the finite numbers; the message says which and when."""
+    """A loss, a weight or an importance left the finite numbers; the message says which."""
 
 
 def check_weights(model: nn.Module, when: str = "") -> None:

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from mas_avalanche import local
+from mas_avalanche.guard import DivergenceError
 from mas_avalanche.mini_batches import (
     Data,
     MiniBatch,
@@ -114,8 +115,8 @@ def estimate_importance(
         tensor of its shape, device and type; with the number of samples as ``.num_samples``.
 
     Raises:
-        ValueError: If an argument is out of range, ``data`` is empty, ``model`` mixes samples or
-            the importance is not finite.
+        ValueError: If an argument is out of range, ``data`` is empty or ``model`` mixes samples.
+        DivergenceError: If the importance is not finite.
         TypeError: If ``data`` or ``objective`` is of a kind that cannot be used.
         NotImplementedError: If "local" meets a parameter without a rule.
 
@@ -189,9 +190,9 @@ def _check_finite(importance: Importance) -> None:
     for name, value in importance.items():
         # A sum costs one walk and no memory; only a suspicion is looked into.
         if not bool(value.sum().isfinite()) and not bool(value.isfinite().all()):
-            raise ValueError(
-                f"Expected the importance of `{name}` to be finite, got NaN or infinity. Look for "
-                "NaN, infinity or very large numbers in the inputs and in the weights."
+            raise DivergenceError(
+                f"Expected the importance of `{name}` to be finite, got NaN or infinity. Either the "
+                "inputs hold such numbers, or the weights grew too large in a diverged training."
             )
 
 

@@ -55,6 +55,25 @@ class Runs:
             raise SystemExit(f"a run ended with code {os.WEXITSTATUS(status)}")
         return False, usage.ru_utime + usage.ru_stime
 
+    def wait(self, child: int, seconds: float, *, for_state: bool) -> None:
+        """Wait until a process has used so much processor time, or has ended.
+
+        Args:
+            child: The process.
+            seconds: Counted from the start, or from when there is a state to take up.
+            for_state: Whether there has to be a state.
+        """
+        process = psutil.Process(child)
+        start = None
+        while process.status() != psutil.STATUS_ZOMBIE:
+            times = process.cpu_times()
+            used = times.user + times.system
+            if start is None and (not for_state or self.state.is_file()):
+                start = used if for_state else 0.0
+            if start is not None and used - start >= seconds:
+                return
+            time.sleep(0.002)
+
     def forget(self) -> dict[str, object]:
         """Return the record, and make the store empty."""
         (record,) = self.store.records()
@@ -70,7 +89,7 @@ def kill_often(runs: Runs, kills: int, seed: int) -> dict[str, object]:
         had_state = runs.state.is_file()
         child = runs.start()
         if done < kills:
-            wait(child, draw.uniform(0.0, 0.6 * seconds))
+            runs.wait(child, draw.uniform(0.0, 0.6 * seconds), for_state=draw.random() < 0.5)
             time.sleep(draw.uniform(0.0, 0.01))
             os.kill(child, signal.SIGKILL)
         was_killed, _ = runs.end(child)
@@ -80,16 +99,6 @@ def kill_often(runs: Runs, kills: int, seed: int) -> dict[str, object]:
         else:
             same.append(runs.forget() == whole)
     return {"kills": done, "resumed": resumed, "same": same, "status": whole["status"]}
-
-
-def wait(child: int, seconds: float) -> None:
-    """Wait until a process has used so much processor time, or has ended."""
-    process = psutil.Process(child)
-    while process.status() != psutil.STATUS_ZOMBIE:
-        times = process.cpu_times()
-        if times.user + times.system >= seconds:
-            return
-        time.sleep(0.002)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from mas_avalanche.guard import DivergenceError
 from mas_avalanche.importance import _Engine, estimate_importance
 from mas_avalanche.mini_batches import MiniBatch
 from mas_avalanche.objectives import resolve
@@ -515,7 +516,7 @@ def test_the_loop_over_mini_batches_reads_nothing_back(name):
 def test_importance_that_is_not_finite_is_refused(bad):
     x = torch.rand(4, 3)
     x[2, 1] = bad
-    with pytest.raises(ValueError, match="importance of `weight` to be finite"):
+    with pytest.raises(DivergenceError, match="importance of `weight` to be finite"):
         estimate_importance(nn.Linear(3, 2), x)
 
 
