@@ -191,8 +191,8 @@ def _check_finite(importance: Importance) -> None:
         # A sum costs one walk and no memory; only a suspicion is looked into.
         if not bool(value.sum().isfinite()) and not bool(value.isfinite().all()):
             raise DivergenceError(
-                f"Expected the importance of `{name}` to be finite, got NaN or infinity. Either the "
-                "inputs hold such numbers, or the weights grew too large in a diverged training."
+                f"Expected the importance of `{name}` to be finite, got NaN or infinity. Either "
+                "the inputs hold such numbers, or the weights grew too large in a training."
             )
 
 
