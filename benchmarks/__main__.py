@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import provenance
-from benchmarks.cluster import START, Cluster, ClusterError, connected, num_slots
+from benchmarks.cluster import START, Cluster, ClusterError, connected, gpus_of, num_slots
 from benchmarks.dispatch import Interrupted, Mode, Settings, default_processes, run_plan
 from benchmarks.record import Record, RecordError, read_lines
 from benchmarks.selection import Plan
@@ -245,7 +245,9 @@ def _do_runs(
         run_plan(plan, store, settings, make_view(), estimate)
         return
     with connected(ray_address) as ray:
-        slots = num_slots(ray, max(part.threads for part in plan.study.parts))
+        parts = plan.study.parts
+        gpus = max(map(gpus_of, parts)) if settings.device.startswith("cuda") else 0.0
+        slots = num_slots(ray, max(part.threads for part in parts), gpus)
         settings = replace(settings, processes=slots)
         run_plan(plan, store, settings, make_view(), estimate, partial(Cluster, ray=ray))
 

@@ -15,9 +15,10 @@ import signal
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -33,7 +34,15 @@ from benchmarks.store import Store, StoreError
 from benchmarks.study import RunConfig
 from benchmarks.view import Estimate, View
 
-__all__ = ["Dispatcher", "Interrupted", "Settings", "default_processes", "do_run", "run_plan"]
+__all__ = [
+    "Dispatcher",
+    "Interrupted",
+    "Settings",
+    "StopSignals",
+    "default_processes",
+    "do_run",
+    "run_plan",
+]
 
 Mode = Literal["offline", "online", "disabled"]
 
@@ -86,6 +95,37 @@ def default_processes(threads: int) -> int:
     return max(1, provenance.num_cores() // threads)
 
 
+class StopSignals:
+    """Notes Ctrl-C and SIGTERM, and wakes who waits for something else.
+
+    Nothing is raised from a signal's handler: what is raised there is lost where Python happens to
+    be in a finalizer, and would cut off whatever else is at work. A second signal does raise, for
+    the case that the first is not looked at. A signal that the process was started to ignore, as a
+    shell does with Ctrl-C for what runs in its background, stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self.reader, self._writer = multiprocessing.Pipe(duplex=False)
+        self._name: str | None = None
+
+    def check(self) -> None:
+        """Leave with :class:`Interrupted` if a signal came."""
+        if self._name is not None:
+            raise Interrupted(self._name)
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note signals until the block ends."""
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self.check()
+            self._name = signal.Signals(number).name
+            self._writer.send_bytes(b"")
+
+        with _handled(note, [n for n in _STOPPING if signal.getsignal(n) != signal.SIG_IGN]):
+            yield
+
+
 @dataclass
 class Dispatcher:
     """What every way of running a study has in common.
@@ -96,6 +136,7 @@ class Dispatcher:
         settings: Where and how.
         view: Is told what happens.
         estimate: Learns from the records.
+        signals: Looked at between two runs.
     """
 
     plan: Plan
@@ -103,6 +144,7 @@ class Dispatcher:
     settings: Settings
     view: View
     estimate: Estimate
+    signals: StopSignals = field(default_factory=StopSignals)
     queue: deque[Work] = field(default_factory=deque)
     waiting: list[tuple[float, Work]] = field(default_factory=list)
     deaths: Counter[str] = field(default_factory=Counter)
@@ -118,7 +160,9 @@ class Dispatcher:
     def begin(self) -> None:
         """Queue what can start."""
         self.queue.extend(self.plan.pending().items())
-        self.view.start(len(self.plan.records), self.plan.num_runs(), self.settings.processes)
+        records = self.plan.records.values()
+        failed = sum(record.status != "finished" for record in records)
+        self.view.start(len(records), self.plan.num_runs(), self.settings.processes, failed)
 
     def wake(self) -> None:
         """Queue again what another worker was at a while ago."""
@@ -127,7 +171,7 @@ class Dispatcher:
         self.waiting = [(when, work) for when, work in self.waiting if when > now]
 
     def take_answer(self, work: Work, answer: tuple[str, str]) -> None:
-        """Take what :func:`do_run` returned.
+        """Take what :func:`do_run` returned, or "stopped" where it kept its state and left.
 
         Raises:
             StoreError: If the run could not be done for a reason that others would share.
@@ -135,6 +179,8 @@ class Dispatcher:
         kind, payload = answer
         if kind == "busy":
             self.waiting.append((time.monotonic() + BUSY_SECONDS, work))
+        elif kind == "stopped":
+            self.queue.appendleft(work)
         elif kind == "error":
             raise StoreError(payload)
         else:
@@ -211,6 +257,7 @@ class _Processes(Dispatcher):
         while self.queue or self.waiting or any(worker.work for worker in self.workers):
             self._hand_out()
             self._wait()
+            self.signals.check()
 
     def _hand_out(self) -> None:
         self.wake()
@@ -231,7 +278,13 @@ class _Processes(Dispatcher):
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, self.settings), daemon=True)
-        process.start()
+        resource_tracker.ensure_running()  # which sets the mask anew where it starts
+        # The worker is born with Ctrl-C held back, until it ignores it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         worker = _Worker(process, ours)
         self.workers.append(worker)
@@ -239,7 +292,10 @@ class _Processes(Dispatcher):
 
     def _wait(self) -> None:
         at_work = {worker.connection: worker for worker in self.workers if worker.work}
-        for connection in wait(list(at_work), timeout=BUSY_SECONDS if self.waiting else None):
+        places = [*at_work, self.signals.reader]
+        for connection in wait(places, timeout=BUSY_SECONDS if self.waiting else None):
+            if connection is self.signals.reader:
+                return
             worker = at_work[connection]  # type: ignore[index]
             try:
                 answer = worker.connection.recv()
@@ -306,36 +362,26 @@ def run_plan(
         StoreError: If the store cannot be written to; all workers have ended.
     """
     dispatcher = kind(plan, store, settings, view, estimate)
-    with _stopped_by_signals():
+    with dispatcher.signals.noted():
         try:
             dispatcher.run()
         finally:
-            with _signals_ignored():
+            with _handled(signal.SIG_IGN, _STOPPING):
                 dispatcher.stop()
                 view.stop()
 
 
 @contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, interrupt) for number in _STOPPING}
+def _handled(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers,
+    numbers: Iterable[signal.Signals],
+) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _signals_ignored() -> Iterator[None]:
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOPPING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
 
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -360,6 +406,7 @@ def _work(connection: Connection, settings: Settings) -> None:
     request = _StopRequest()
     # Ctrl-C reaches the whole process group; only the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, request.note)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     while True:
@@ -432,8 +479,8 @@ def _do(
         if not claim.held():
             return None
         store.write(record)
-        # What led to an error inside the run is kept until it is tried again.
-        if record.status != "failed":
+        # The last state of a run that failed or diverged is kept.
+        if record.status == "finished":
             checkpoint.remove()
     return record
 

@@ -142,7 +142,7 @@ class Part:
         options: For each method its other keyword arguments; defaults are written out.
         threads: Threads of one run. Part of the configuration, as rounding depends on it.
         gpus: Share of a GPU that a run takes on a cluster with ``--device cuda``; 0.25 places four
-            runs on each.
+            runs on each, 0 means a whole one.
         variants: Methods under other names and with other options; to reports and to the choice of
             a strength each is a method of its own.
         measure: What the reported runs measure beside accuracy, see :mod:`benchmarks.measures`.

@@ -94,8 +94,8 @@ def outcome(record: Record) -> str:
 class View(Protocol):
     """Is told what happens."""
 
-    def start(self, done: int, total: int, processes: int) -> None:
-        """Runs begin: so many have a record, of so many, so many at a time."""
+    def start(self, done: int, total: int, processes: int, failed: int = 0) -> None:
+        """Runs begin: so many have a record, of so many, so many at a time; so many failed."""
 
     def running(self, runs: Iterable[RunConfig]) -> None:
         """These runs are at work."""
@@ -120,7 +120,7 @@ class LineView:
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout
 
-    def start(self, done: int, total: int, processes: int) -> None:
+    def start(self, done: int, total: int, processes: int, failed: int = 0) -> None:
         """Say how much there is to do."""
         self.say(f"{total - done} of {total} runs to do, {processes} at a time.")
 
@@ -157,36 +157,45 @@ class LiveView:
             TextColumn("{task.fields[left]}"),
             console=console,
         )
-        self.task = self.progress.add_task("runs", left="")
         self.failed = 0
         self.at_work: list[str] = []
+        self.task = self.progress.add_task(self._counts(), left="")
         self.live = Live(self._render(), console=console, refresh_per_second=4)
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 1))
-        for line in self.at_work:
+        # The bar below has to fit on the screen too.
+        shown = self.at_work[: max(1, self.console.height - 4)]
+        for line in shown:
             table.add_row("  ▸", line, style="dim")
+        if len(self.at_work) > len(shown):
+            table.add_row("", f"and {len(self.at_work) - len(shown)} more", style="dim")
         return Group(table, self.progress)
 
-    def start(self, done: int, total: int, processes: int) -> None:
+    def start(self, done: int, total: int, processes: int, failed: int = 0) -> None:
         """Show the bar."""
-        self.progress.update(self.task, completed=done, total=total)
+        self.failed = failed
+        self.progress.update(self.task, completed=done, total=total, description=self._counts())
         self.live.start()
 
     def running(self, runs: Iterable[RunConfig]) -> None:
         """Show the runs at work."""
         self.at_work = [describe(run) for run in runs]
+        self.progress.update(self.task, description=self._counts())
         self.live.update(self._render())
+
+    def _counts(self) -> str:
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{len(self.at_work)} running{failed}, done"
 
     def ended(self, record: Record, done: int, total: int, left: float | None) -> None:
         """Move the bar, and print a line for a run that did not finish."""
         if record.status != "finished":
             self.failed += 1
             self.say(f"{describe(record)}: {outcome(record)}")
-        failed = f", {self.failed} failed" if self.failed else ""
         rest = f"about {duration(left)} left" if left else ""
         self.progress.update(
-            self.task, completed=done, total=total, description=f"runs{failed}", left=rest
+            self.task, completed=done, total=total, description=self._counts(), left=rest
         )
 
     def say(self, text: str) -> None:
@@ -195,8 +204,7 @@ class LiveView:
 
     def stop(self) -> None:
         """Leave the bar as it is and end."""
-        self.at_work = []
-        self.live.update(self._render())
+        self.running(())
         self.live.stop()
 
 

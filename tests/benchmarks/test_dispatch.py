@@ -8,7 +8,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.dispatch import DEATHS, Settings, _Processes, _Worker, default_processes
+from benchmarks.dispatch import (
+    DEATHS,
+    Interrupted,
+    Settings,
+    StopSignals,
+    _Processes,
+    _Worker,
+    default_processes,
+)
 from benchmarks.selection import Plan
 from benchmarks.store import Store
 from benchmarks.view import Estimate, LineView
@@ -51,16 +59,55 @@ def test_cores_are_divided_by_the_threads_of_a_run(monkeypatch):
     assert [default_processes(threads) for threads in (1, 2, 3, 8, 99)] == [8, 4, 2, 1, 1]
 
 
+class RaisesSignal:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_no_signal_is_lost_wherever_it_comes():
+    signals = StopSignals()
+    before = signal.getsignal(signal.SIGTERM)
+    with signals.noted():
+        signals.check()
+        RaisesSignal()  # what is raised in a finalizer is lost
+        assert signals.reader.poll()
+        with pytest.raises(Interrupted, match="SIGINT"):
+            signals.check()
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_that_was_ignored_from_the_start_stays_ignored():
+    signals = StopSignals()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals.noted():
+            signal.raise_signal(signal.SIGINT)
+            signals.check()
+            signal.raise_signal(signal.SIGTERM)
+            with pytest.raises(Interrupted, match="SIGTERM"):
+                signals.check()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def start(arguments, tmp_path):
-    return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    # A handler, unlike an ignored signal, does not pass on to the new process.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "benchmarks", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def wait_for(condition, seconds=120):
@@ -70,13 +117,12 @@ def wait_for(condition, seconds=120):
         time.sleep(0.02)
 
 
-@pytest.fixture
-def long_study(tmp_path):
+def write_study(tmp_path, num_seeds):
     table = smoke_table()
     table["parts"]["digits"]["methods"] = ["naive"]
     del table["parts"]["digits"]["grid"]
     table["parts"]["digits"]["training"]["epochs"] = 10
-    table["seeds"]["evaluation"] = list(range(1, 40))
+    table["seeds"]["evaluation"] = list(range(1, num_seeds + 1))
     path = tmp_path / "long.toml"
     path.write_text(to_toml(table))
     return path
@@ -85,9 +131,11 @@ def long_study(tmp_path):
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
-def test_a_stop_leaves_finished_records_and_no_process_behind(tmp_path, long_study, number):
+def test_a_stop_leaves_finished_records_and_no_process_behind(tmp_path, number):
     store = tmp_path / "runs"
-    arguments = ["run", str(long_study), "--store", str(store), "--processes", "2"]
+    # So many that they cannot all be done before the signal, however busy the machine is.
+    study = write_study(tmp_path, num_seeds=2000)
+    arguments = ["run", str(study), "--store", str(store), "--processes", "2"]
     process = start([*arguments, "--wandb", "disabled"], tmp_path)
     wait_for(lambda: list(store.glob("long/*.json")))
     children = psutil.Process(process.pid).children(recursive=True)
@@ -95,7 +143,7 @@ def test_a_stop_leaves_finished_records_and_no_process_behind(tmp_path, long_stu
         os.killpg(process.pid, number)  # as a terminal does
     else:
         os.kill(process.pid, number)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     assert f"Stopped by {number.name}" in output
     assert "Traceback" not in output
@@ -103,27 +151,51 @@ def test_a_stop_leaves_finished_records_and_no_process_behind(tmp_path, long_stu
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive
     records = Store(store, "long").records()
-    assert 1 <= len(records) < 39
+    assert 1 <= len(records) < 2000
     assert all(record.status == "finished" for record in records)
 
 
-@pytest.mark.slow
-def test_a_killed_worker_becomes_a_failed_record_that_can_be_retried(tmp_path, long_study):
-    store = tmp_path / "runs"
-    arguments = ["run", str(long_study), "--store", str(store), "--processes", "1"]
-    process = start([*arguments, "--wandb", "disabled"], tmp_path)
-    wait_for(lambda: list(store.glob("long/*.json")))
-    worker = next(
-        child
-        for child in psutil.Process(process.pid).children()
-        if "spawn_main" in " ".join(child.cmdline())
+def worker_of(process):
+    return next(
+        (
+            child
+            for child in psutil.Process(process.pid).children()
+            if "spawn_main" in " ".join(child.cmdline())
+        ),
+        None,
     )
-    worker.kill()
+
+
+@pytest.mark.slow
+def test_a_run_whose_workers_are_killed_is_a_failed_record_that_can_be_retried(tmp_path):
+    store = tmp_path / "runs"
+    study = write_study(tmp_path, num_seeds=3)
+    study.write_text(study.read_text().replace("epochs = 10", "epochs = 300"))
+    arguments = ["run", str(study), "--store", str(store), "--processes", "1"]
+    arguments += ["--wandb", "disabled", "--checkpoint-every", "0.1"]
+    process = start(arguments, tmp_path)
+    for _ in range(DEATHS):
+        before = {p: p.stat().st_mtime_ns for p in store.glob("long/.checkpoints/*.pt")}
+
+        def at_work(before=before):
+            found = {p: p.stat().st_mtime_ns for p in store.glob("long/.checkpoints/*.pt")}
+            return found and found != before
+
+        wait_for(at_work)
+        worker = worker_of(process)
+        worker.kill()
+        psutil.wait_procs([worker], timeout=20)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 1, output
     failed = [r for r in Store(store, "long").records() if r.status == "failed"]
     assert len(failed) == 1
     assert "SIGKILL" in failed[0].error["message"]
-    assert start(arguments, tmp_path).wait(60) == 1
-    assert start([*arguments, "--retry-failed", "--wandb", "disabled"], tmp_path).wait(120) == 0
+    assert list(store.glob("long/.checkpoints/*.pt"))
+    again = start(arguments, tmp_path)
+    assert "1 evaluation run failed" in again.communicate(timeout=60)[0]
+    assert again.returncode == 1
+    retried = start([*arguments, "--retry-failed"], tmp_path)
+    output, _ = retried.communicate(timeout=200)
+    assert retried.returncode == 0, output
     assert {r.status for r in Store(store, "long").records()} == {"finished"}
+    assert not list(store.glob("long/.checkpoints/*.pt"))
