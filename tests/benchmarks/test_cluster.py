@@ -3,12 +3,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from benchmarks import cluster as module
 from benchmarks.__main__ import main
+from benchmarks.cluster import Cluster, ClusterError, num_slots
+from benchmarks.dispatch import DEATHS, Settings
+from benchmarks.selection import Plan
 from benchmarks.store import Store
-from tests.benchmarks.studies import comparable, smoke_table, to_toml
+from benchmarks.view import Estimate, LineView
+from tests.benchmarks.studies import comparable, smoke_study, smoke_table, to_toml
+from tests.benchmarks.test_record import make_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +43,145 @@ def test_without_ray_the_message_says_how_to_get_it(tmp_path, monkeypatch, capsy
 def test_ray_divides_the_cores_itself(tmp_path, capsys):
     assert main(["run", str(study_file(tmp_path)), "--ray", "--processes", "2"]) == 2
     assert "either --ray or --processes" in capsys.readouterr().err
+
+
+class RayError(Exception):
+    pass
+
+
+class NodeDiedError(RayError):
+    pass
+
+
+class ObjectLostError(RayError):
+    pass
+
+
+class WorkerCrashedError(RayError):
+    pass
+
+
+class OutOfMemoryError(RayError):
+    pass
+
+
+class TaskError(RayError):
+    cause = ModuleNotFoundError("No module named 'avalanche'\nmore")
+
+
+ERRORS = (RayError, NodeDiedError, ObjectLostError, WorkerCrashedError, OutOfMemoryError)
+
+
+class FakeRay:
+    """Ray as far as the dispatcher uses it; each task ends as the next outcome says."""
+
+    exceptions = SimpleNamespace(**{error.__name__: error for error in ERRORS})
+
+    def __init__(self, outcomes, resources=None):
+        self.outcomes, self.resources = iter(outcomes), resources
+        self.placed, self.cancelled = [], []
+
+    def cluster_resources(self):
+        return self.resources
+
+    def remote(self, **options):
+        assert options == {"max_retries": 0}
+        return lambda do: self
+
+    def options(self, **options):
+        return SimpleNamespace(remote=lambda *work: self.place(options, work))
+
+    def place(self, options, work):
+        self.placed.append((options, work))
+        return len(self.placed) - 1
+
+    def wait(self, tasks, num_returns=1, timeout=None):
+        assert tasks
+        return tasks[:num_returns], tasks[num_returns:]
+
+    def get(self, task):
+        outcome = next(self.outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        _, (id, config, _) = self.placed[task]
+        if outcome == "record":
+            return "record", make_record(config, id=id, code_version="code").to_json()
+        return outcome, "the disk is full"
+
+    def cancel(self, task):
+        self.cancelled.append(task)
+
+
+@pytest.fixture
+def on_cluster(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BUSY_SECONDS", 0.0)
+    monkeypatch.setattr("benchmarks.dispatch.BUSY_SECONDS", 0.0)
+
+    def make(outcomes, device="cpu", **part):
+        study = smoke_study(methods=["naive"], grid={}, **part)
+        settings = Settings(str(tmp_path), 1, device=device)
+        ray, store = FakeRay(outcomes), Store(tmp_path, "smoke")
+        plan = Plan(study, "code")
+        return Cluster(plan, store, settings, LineView(), Estimate(), ray=ray), ray, store
+
+    return make
+
+
+def test_what_a_node_takes_with_it_is_run_again_however_often(on_cluster):
+    lost = [NodeDiedError(), ObjectLostError()] * DEATHS
+    cluster, ray, store = on_cluster([*lost, "busy", "stopped", "record", "record"])
+    cluster.run()
+    assert len(cluster.plan.records) == 2
+    assert len(ray.placed) == 2 * DEATHS + 4
+    assert store.records() == [], "no run was given up"
+
+
+def test_a_run_that_processes_die_over_is_given_up(on_cluster):
+    dies = [WorkerCrashedError(), OutOfMemoryError(), WorkerCrashedError()]
+    cluster, ray, store = on_cluster([*dies, "record"])
+    cluster.run()
+    (failed,) = store.records()
+    assert "ended with WorkerCrashedError, the 3. time" in failed.error["message"]
+    assert len(ray.placed) == DEATHS + 1
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TaskError(), "ModuleNotFoundError: No module named 'avalanche'. Every node"),
+        (RayError("The local raylet died."), "RayError: The local raylet died. Every node"),
+    ],
+)
+def test_a_cluster_that_cannot_do_runs_is_one_sentence_and_no_record(on_cluster, error, reason):
+    cluster, ray, store = on_cluster([error])
+    with pytest.raises(ClusterError, match=reason):
+        cluster.run()
+    assert store.records() == []
+    cluster.stop()
+    assert len(ray.cancelled) == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "part", "cpus", "gpus"),
+    [
+        ("cpu", {"gpus": 0.25, "threads": 2}, 2, 0),
+        ("cuda", {"gpus": 0.25}, 1, 0.25),
+        ("cuda", {}, 1, 1.0),
+    ],
+)
+def test_a_run_gets_the_cpus_and_gpus_that_its_study_declares(on_cluster, device, part, cpus, gpus):
+    cluster, ray, _ = on_cluster(["record", "record"], device, **part)
+    cluster.run()
+    assert [options["num_cpus"] for options, _ in ray.placed] == [cpus] * 2
+    assert [options["num_gpus"] for options, _ in ray.placed] == [gpus] * 2
+
+
+def test_runs_at_a_time_are_as_cpus_and_gpus_allow():
+    ray = FakeRay([], {"CPU": 16.0, "GPU": 2.0})
+    assert num_slots(ray, 2) == 8
+    assert num_slots(ray, 2, 0.5) == 4
+    assert num_slots(ray, 99) == 1
+    assert num_slots(FakeRay([], {}), 1) == 1
 
 
 def command(study, store, *words):
@@ -69,7 +215,7 @@ def cluster():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")
 def test_serial_parallel_and_ray_runs_give_the_same_records(tmp_path, cluster):
     study = study_file(tmp_path)
@@ -89,7 +235,7 @@ def test_serial_parallel_and_ray_runs_give_the_same_records(tmp_path, cluster):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")
 def test_a_node_that_is_lost_loses_no_run(tmp_path, cluster):
     study = study_file(tmp_path, epochs=60)
@@ -102,7 +248,7 @@ def test_a_node_that_is_lost_loses_no_run(tmp_path, cluster):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    end = time.monotonic() + 300
+    end = time.monotonic() + 600
     # Both nodes are at work once two runs have kept a state.
     while len(list((tmp_path / "runs" / "smoke" / ".checkpoints").glob("*.pt"))) < 2:
         assert process.poll() is None, process.communicate()[0]
@@ -110,7 +256,7 @@ def test_a_node_that_is_lost_loses_no_run(tmp_path, cluster):
         time.sleep(0.05)
     cluster.remove_node(cluster.second, allow_graceful=False)
     before = len(store.records())
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     assert before < 6
     assert "6 of 6 runs finished" in output
