@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks import provenance
 from benchmarks.dispatch import (
     DEATHS,
     Interrupted,
@@ -16,11 +17,14 @@ from benchmarks.dispatch import (
     _Processes,
     _Worker,
     default_processes,
+    do_run,
 )
+from benchmarks.record import read_lines
 from benchmarks.selection import Plan
 from benchmarks.store import Store
 from benchmarks.view import Estimate, LineView
-from tests.benchmarks.studies import smoke_study, smoke_table, to_toml
+from tests.benchmarks.studies import smoke_config, smoke_study, smoke_table, to_toml
+from tests.benchmarks.test_record import make_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +56,25 @@ def test_a_run_over_which_workers_die_is_repeated_and_then_recorded_as_failed(tm
     assert "FAILED" in capsys.readouterr().out
     assert first[0] not in plan.pending()
     assert len(plan.pending()) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kept"), [("finished", False), ("diverged", True), ("failed", True)]
+)
+def test_the_last_state_of_a_run_that_did_not_finish_is_kept(tmp_path, monkeypatch, status, kept):
+    config = smoke_config()
+    id, store = config.key(provenance.code_version()), Store(tmp_path, "smoke")
+
+    def execute(config, checkpoint, **options):
+        checkpoint.write(b"a state")
+        version = provenance.code_version()
+        return make_record(config, id=id, code_version=version, status=status)
+
+    monkeypatch.setattr("benchmarks.run.execute", execute)
+    settings = Settings(str(tmp_path), 1, wandb="disabled")
+    assert do_run(id, config, settings)[0] == "record"
+    assert store.read(id).status == status
+    assert (store.checkpoint(id).read() is not None) == kept
 
 
 def test_cores_are_divided_by_the_threads_of_a_run(monkeypatch):
@@ -199,3 +222,50 @@ def test_a_run_whose_workers_are_killed_is_a_failed_record_that_can_be_retried(t
     assert retried.returncode == 0, output
     assert {r.status for r in Store(store, "long").records()} == {"finished"}
     assert not list(store.glob("long/.checkpoints/*.pt"))
+
+
+SMALL_DISK = """
+mount -t tmpfs -o size="$2" tmpfs "$1" || exit 77
+shift 2
+"$@"
+code=$?
+cat runs/*/*.json > kept
+exit $code
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_ends_in_one_sentence_and_whole_records(tmp_path):
+    study, store = write_study(tmp_path, num_seeds=200), tmp_path / "runs"
+    store.mkdir()
+    words = [sys.executable, "-m", "benchmarks", "run", str(study), "--store", str(store)]
+    words += ["--wandb", "disabled", "--processes", "2", "--checkpoint-every", "1e9"]
+    done = subprocess.run(
+        [
+            "unshare",
+            "--mount",
+            "--map-root-user",
+            "sh",
+            "-c",
+            SMALL_DISK,
+            "sh",
+            store,
+            "64k",
+            *words,
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    if done.returncode in (1, 77) and "Traceback" not in done.stderr:
+        pytest.skip(f"no small disk can be made here: {done.stderr}")
+    assert done.returncode == 2, done.stderr
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith(
+        f"error: Expected to write to the store {store}/long/, got: No space"
+    )
+    records = read_lines(tmp_path / "kept")
+    assert 1 <= len(records) < 200
+    assert all(record.status == "finished" for record in records)

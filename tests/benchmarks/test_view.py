@@ -66,3 +66,20 @@ def test_a_terminal_shows_the_whole_in_place():
     assert "1 failed" in text
     assert "about 1 min 01 s left" in text
     assert "FAILED after 1.0 s" in text
+
+
+def test_a_terminal_shows_what_runs_and_what_has_failed_before_and_keeps_the_bar_in_sight():
+    stream = io.StringIO()
+    view = LiveView(Console(file=stream, force_terminal=True, width=120, height=10))
+    view.start(3, 50, 40, failed=2)
+    view.running([smoke_config()] * 40)
+    assert view.progress.tasks[0].description == "40 running, 2 failed, done"
+    with view.console.capture() as shown:
+        view.console.print(view._render())
+    lines = shown.get().splitlines()
+    assert len(lines) <= 10
+    assert "and 34 more" in lines[-2]
+    assert "40 running, 2 failed, done" in lines[-1]
+    assert "3/50" in lines[-1]
+    view.stop()
+    assert view.progress.tasks[0].description == "0 running, 2 failed, done"
