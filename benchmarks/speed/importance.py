@@ -83,9 +83,10 @@ def _resnet18() -> nn.Module:
 
 def _vit() -> nn.Module:
     """Build a small vision transformer: 32 x 32 images, patches of 4, 6 blocks of width 192."""
-    model: nn.Module = torchvision.models.VisionTransformer(32, 4, 6, 3, 192, 768, num_classes=10)
+    made: Any = torchvision.models.VisionTransformer(32, 4, 6, 3, 192, 768, num_classes=10)
     # torchvision starts the head at zero: the output, and so all importance, would be exactly 0.
-    model.heads.head.reset_parameters()
+    made.heads.head.reset_parameters()
+    model: nn.Module = made
     return model
 
 
