@@ -15,7 +15,7 @@ from benchmarks import methods as registry
 from benchmarks.continual_selection import TaskSelection
 from benchmarks.metrics import METRICS, Metric, average_accuracy_curve, forgetting, metric_values
 from benchmarks.record import Record
-from benchmarks.render.answer import answer
+from benchmarks.render.answer import answer, label
 from benchmarks.selection import choose
 from benchmarks.statistics import (
     Estimate,
@@ -454,9 +454,7 @@ def _analyse_part(
         for info in infos
     )
     stand_in = stream.get("stand_in_for")
-    label = part.title
-    if stand_in and "stand-in" not in label.lower():
-        label = f"{label} (stand-in)"
+    called = label(part.title, bool(stand_in))
     competitors = [m for m in results if not m.info.joint and m.info.variant_of not in part.methods]
     winners = {
         metric.key: best_beyond_noise(
@@ -468,7 +466,7 @@ def _analyse_part(
     }
     return PartResult(
         part,
-        label,
+        called,
         stream,
         names,
         results,

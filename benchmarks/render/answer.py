@@ -11,7 +11,7 @@ from benchmarks.statistics import MIN_SEEDS
 if TYPE_CHECKING:  # analysis calls this module
     from benchmarks.render.analysis import Comparison, PartResult
 
-__all__ = ["answer", "short_names"]
+__all__ = ["all_stand_ins", "answer", "heads", "label", "short_names"]
 
 _METRIC = "average_accuracy"
 _NAIVE = "naive"
@@ -67,12 +67,9 @@ def answer(parts: Sequence["PartResult"], focal: str | None, title: str) -> str:
     ranks = [claim for claim in claims if claim.kind not in _CLAUSES[0]]
     if ranks and all(claim.kind == "first" for claim in ranks):
         claims = ranks
-    short = short_names(parts)
+    names = heads(parts)
     single = len(parts) == 1
-    stand_ins = [part.name for part in parts if part.stand_in_for]
-    throughout = not single and len(stand_ins) == len(parts)
-    marked = [] if throughout else stand_ins
-    names = {n: f"{title} (stand-in)" if n in marked else title for n, title in short.items()}
+    throughout = all_stand_ins(parts)
 
     def place(found: Sequence[_Claim]) -> str:
         if single:
@@ -94,6 +91,37 @@ def answer(parts: Sequence["PartResult"], focal: str | None, title: str) -> str:
     elif said[0].startswith("with"):
         head += ","
     return f"{head} {_refer_back('; '.join(said))}."
+
+
+def heads(parts: Sequence["PartResult"]) -> dict[str, str]:
+    """Name parts in few words, where they stand side by side.
+
+    Args:
+        parts: The parts of a study.
+
+    Returns:
+        By the part's name a short title. It says "stand-in", except where that holds for all of
+        several parts: then it is to be said once for all of them.
+    """
+    short = short_names(parts)
+    if all_stand_ins(parts):
+        return short
+    return {p.name: label(short[p.name], bool(p.stand_in_for)) for p in parts}
+
+
+def all_stand_ins(parts: Sequence["PartResult"]) -> bool:
+    """Say whether there are several parts and each stands in for another stream."""
+    return len(parts) > 1 and all(part.stand_in_for for part in parts)
+
+
+def label(title: str, stand_in: bool) -> str:
+    """Add to a title that its stream stands in for another, where it does not say so itself.
+
+    Example:
+        >>> label("Glyphs", True), label("Glyphs (8 alphabets)", True)
+        ('Glyphs (stand-in)', 'Glyphs (8 alphabets; stand-in)')
+    """
+    return _inside(title, "stand-in") if stand_in and "stand-in" not in title.lower() else title
 
 
 def short_names(parts: Sequence["PartResult"]) -> dict[str, str]:

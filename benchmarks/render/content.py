@@ -11,6 +11,7 @@ from benchmarks.continual_selection import Continual
 from benchmarks.metrics import METRICS, Metric
 from benchmarks.render import figures, published, questions, tables, text
 from benchmarks.render.analysis import COSTS, MethodInfo, PartResult, StudyResult
+from benchmarks.render.answer import heads
 from benchmarks.render.drawing import inline_svg, png, svg
 from benchmarks.render.importance import importance_figures
 from benchmarks.study import Training
@@ -210,11 +211,12 @@ class Content:
         self.files[f"{path}.svg"] = svg(together)
         self.files[f"{path}.png"] = png(together)
         made = []
+        short = heads(self.result.parts)
         for part in self.result.parts:
             sketch = panel.draw(part, False)
             if sketch is not None:
                 inline = inline_svg(sketch, self._prefix())
-                made.append(Figure(part.label, "", inline, "", part.name))
+                made.append(Figure(short[part.name], "", inline, "", part.name))
         return Figures(tuple(made), ((panel.title, path),), panel.caption)
 
     def draw_heat_maps(self) -> list[Block]:

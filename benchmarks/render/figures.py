@@ -46,6 +46,7 @@ __all__ = [
 
 _WIDTH, _HEIGHT = 3.8, 2.7  # inches
 _MAP = "cividis"
+_MAX_LINES = 8  # of the same accuracy, so that they stay in the background
 _MAX_WRITTEN = 6  # more tasks leave no room for numbers in the cells
 
 Matrix = NDArray[np.float64]
@@ -138,10 +139,12 @@ def overview(part: PartResult, alone: bool) -> Sketch | None:
     rows = [m.name for m in part.methods if m.runs]
     if not rows:
         return None
-    height = 0.55 + 0.24 * len(rows)
-    width = _WIDTH if alone else 3.1
+    # On the page it stands beside others on the first screen.
+    height, width = (0.55 + 0.24 * len(rows), _WIDTH) if alone else (0.5 + 0.2 * len(rows), 2.2)
     sketch, axes = _blank(part, alone, "Average accuracy", height=height, width=width)
     _overview_axes(sketch, axes, part, rows)
+    if not alone:
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     return sketch
 
 
@@ -621,10 +624,12 @@ def _iso_accuracy(axes: Axes, num_tasks: int) -> None:
     low, high = axes.get_xlim()
     bottom, top = axes.get_ylim()
     slope = (num_tasks - 1) / num_tasks
-    for level in range(0, 101, 5):
-        ends = [(level - x) / slope for x in (low, high)]
-        if ends[0] < bottom or ends[1] > top:
+    crossing = (low + slope * bottom, high + slope * top)
+    step = 5 if crossing[1] - crossing[0] <= 5 * _MAX_LINES else 10
+    for level in range(0, 101, step):
+        if not crossing[0] <= level <= crossing[1]:
             continue
+        ends = [(level - x) / slope for x in (low, high)]
         axes.plot([low, high], ends, color=MUTED, linewidth=0.4, zorder=1)
         x = high if ends[1] >= bottom else level - slope * bottom
         axes.annotate(
@@ -644,7 +649,7 @@ def _plain_log_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     low, high = axes.get_xlim()
     if high / low < 6:
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.xaxis.set_minor_locator(NullLocator())
     elif high / low < 30:  # a decade has too few ticks of its own
         axes.xaxis.set_minor_formatter(

@@ -1,7 +1,7 @@
 """Figures of what a method found important, for records that carry it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from benchmarks.render.palette import PAPER
 __all__ = ["importance_figures", "importance_shares"]
 
 _NUM_BINS = 40
+_NOT_SHOWN = 1e-3  # smallest part of a task's parameters, which may spread over many decades
 _MAX_WRITTEN = 10  # more tasks leave no room for numbers in the cells
 
 _Floats = NDArray[np.float64]
@@ -39,7 +40,8 @@ def importance_figures() -> tuple[Panel, ...]:
             "importance-histogram",
             "How importance is spread",
             "Histogram of the decimal logarithm of importance after each task, over all layers and "
-            "seeds, of the parameters that have any; darker is later.",
+            "seeds, of the parameters that have any; darker is later. At most the smallest 0.1 % "
+            "of a task's lie left of the axis.",
             _histogram,
         ),
     )
@@ -94,6 +96,12 @@ def _spread(histogram: Mapping[str, Any], bins: _Floats) -> _Floats:
     return counts
 
 
+def _first(histograms: Sequence[Mapping[str, Any]], bins: _Floats) -> float:
+    """Find the edge below which no more than the part not shown lies."""
+    below = np.cumsum(np.sum([_spread(h, bins) for h in histograms], axis=0))
+    return float(bins[np.searchsorted(below, _NOT_SHOWN * below[-1], side="right")])
+
+
 def _histogram(part: PartResult, alone: bool) -> Sketch | None:
     method = _with_importance(part)
     if method is None:
@@ -110,15 +118,19 @@ def _histogram(part: PartResult, alone: bool) -> Sketch | None:
     ends = [edge for histograms in found for h in histograms for edge in h["edges"]]
     if not ends:
         return None
-    bins = np.linspace(min(ends), max(ends), _NUM_BINS + 1)
+    fine = np.linspace(min(ends), max(ends), 10 * _NUM_BINS + 1)
+    low = min(_first(histograms, fine) for histograms in found if histograms)
+    bins = np.linspace(low, max(ends), _NUM_BINS + 1)
     figure = Figure(figsize=(3.8, 2.4), layout="constrained")
     axes = figure.add_subplot()
     sketch = Sketch(figure, f"Histogram of the importance of {method.title} on {part.label}")
     shades = colormaps["cividis"](np.linspace(0.85, 0.0, len(found)))
     named = set(np.linspace(1, len(found), min(8, len(found))).round().astype(int).tolist())
     for number, (shade, histograms) in enumerate(zip(shades, found, strict=True), 1):
-        height = np.sum([_spread(h, bins) for h in histograms], axis=0)
-        share = height / height.sum()
+        if not histograms:
+            continue
+        total = sum(sum(h["counts"]) for h in histograms)
+        share = np.sum([_spread(h, bins) for h in histograms], axis=0) / total
         axes.plot(
             (bins[:-1] + bins[1:]) / 2,
             100 * share,

@@ -20,6 +20,7 @@ from benchmarks.render.analysis import (
     PartResult,
     StudyResult,
 )
+from benchmarks.render.answer import all_stand_ins, heads
 from benchmarks.statistics import Estimate, t_interval
 
 __all__ = [
@@ -124,9 +125,10 @@ def overview_table(result: StudyResult) -> Table:
     Returns:
         A row a method, a column a part.
     """
+    short = heads(result.parts)
     columns = (
         Column("Method", numeric=False),
-        *(Column(f"{part.label}, %", _stand_in(part)) for part in result.parts),
+        *(Column(short[part.name], _stand_in(part) or part.label) for part in result.parts),
     )
     rows = []
     shown = []
@@ -140,10 +142,14 @@ def overview_table(result: StudyResult) -> Table:
         rows.append(Row(tuple(cells), info.name))
     return Table(
         "overview",
-        "Average accuracy after the last task",
+        "Average accuracy after the last task, %",
         columns,
         tuple(rows),
-        (_bold_note(result.parts), text.interval_words(shown)),
+        (
+            "All streams are stand-ins." if all_stand_ins(result.parts) else "",
+            _bold_note(result.parts),
+            text.interval_words(shown),
+        ),
     )
 
 

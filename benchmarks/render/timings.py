@@ -1,9 +1,11 @@
 """The page of the timings: a pure function of their record."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import isfinite
 from typing import Any
 
 from benchmarks.render import page
+from benchmarks.render.analysis import describe_method
 from benchmarks.render.tables import Cell, Column, Row, Table
 
 __all__ = ["TITLE", "build"]
@@ -23,6 +25,8 @@ _METHODS = {
     "proximal": "mas_avalanche, proximal form",
     "avalanche": "Avalanche's MASPlugin",
 }
+
+_FAMILIES = ("naive", "mas", "ewc", "ewc_online", "si", "lwf")
 
 
 def build(record: Mapping[str, Any]) -> dict[str, bytes]:
@@ -128,7 +132,7 @@ _GROWTH = (
 
 def _importance_table(case: Mapping[str, Any]) -> Table:
     rows = []
-    for name, found in case["methods"].items():
+    for name, found in sorted(case["methods"].items(), key=lambda item: item[1]["ratio"]):
         samples = case["batch_size"] * case["batches"]
         error = found["relative_error"]
         rows.append(
@@ -138,7 +142,7 @@ def _importance_table(case: Mapping[str, Any]) -> Table:
                     _number(found["ratio"], "{:.2f}"),
                     _number(1e3 * found["median_seconds"] / samples, "{:.3g}"),
                     _number(_mebibytes(found["peak_bytes"]), "{:,.0f}"),
-                    _number(error, "{:.0e}"),
+                    Cell("0", 0.0) if error == 0 else _number(error, "{:.0e}"),
                 )
             )
         )
@@ -216,14 +220,15 @@ def _methods_table(name: str, title: str, found: Mapping[str, Any]) -> Table:
     rows = tuple(
         Row(
             (
-                Cell(method),
+                Cell(describe_method(method).title),
                 _number(one["training"], "{:.2f}"),
                 Cell("{:.2f} to {:.2f}".format(*one["training_range"])),
                 _number(one["consolidation"], "{:.2f}"),
                 _number(one["stored"], "{:.2f}"),
             )
         )
-        for method, one in found.items()
+        for method in _in_order(found)
+        for one in [found[method]]
     )
     columns = (
         Column("method", numeric=False),
@@ -254,20 +259,20 @@ def _growth_tables(growth: Mapping[str, Any]) -> list[Table]:
             f"{title} ({network})",
             (
                 Column("method", numeric=False),
-                *(Column(label.format(f"{int(size):,}")) for size in growth[axis]),
+                *(Column(label.format(f"{int(size):,}")) for size in sizes),
             ),
             tuple(
                 Row(
                     (
-                        Cell(method),
-                        *(_number(found[method][quantity], "{:.2f}") for found in sizes),
+                        Cell(describe_method(method).title),
+                        *(_number(sizes[size][method][quantity], "{:.2f}") for size in sizes),
                     )
                 )
-                for method in sizes[0]
+                for method in _in_order(next(iter(sizes.values())))
             ),
         )
         for axis, label, network in axes
-        for sizes in [list(growth[axis].values())]
+        for sizes in [_by_size(growth[axis])]
         for quantity, title in _QUANTITIES
     ]
 
@@ -283,7 +288,7 @@ def _data_table(found: Mapping[str, Any]) -> Table:
                 _number(_mebibytes(one["peak_bytes"]), "{:,.0f}"),
             )
         )
-        for count, one in found.items()
+        for count, one in _by_size(found).items()
     )
     columns = (
         Column("samples"),
@@ -295,8 +300,27 @@ def _data_table(found: Mapping[str, Any]) -> Table:
     return Table("data", "Importance of an MLP 784-400-400-10 from images of bytes", columns, rows)
 
 
+def _by_size(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Sort by a number that is written as text, as keys of JSON are."""
+    return dict(sorted(found.items(), key=lambda item: int(item[0])))
+
+
+def _in_order(methods: Iterable[str]) -> list[str]:
+    """Sort methods as studies list them, variants behind their method, others last."""
+
+    def rank(name: str) -> tuple[int, bool, str]:
+        method = describe_method(name)
+        family = method.variant_of or name
+        place = _FAMILIES.index(family) if family in _FAMILIES else len(_FAMILIES)
+        return place, method.variant_of is not None, method.title
+
+    return sorted(methods, key=rank)
+
+
 def _number(value: float | None, form: str) -> Cell:
-    return Cell("–") if value is None else Cell(form.format(value), order=float(value))
+    if value is None:
+        return Cell("–")
+    return Cell(form.format(value), order=float(value)) if isfinite(value) else Cell("not defined")
 
 
 def _mebibytes(value: int | None) -> float | None:

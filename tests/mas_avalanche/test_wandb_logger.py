@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -395,6 +396,45 @@ def test_logging_costs_little(tmp_path):
         assert logger.seconds_spent < 0.05 * total
     (run,) = runs_in(tmp_path)
     assert len(only(run, "iteration")) < 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("free", [4, 0], ids=["fills-up", "full"])
+def test_a_full_disk_never_holds_training_up(free, tmp_path):
+    script = """
+        import logging
+        import sys
+        from pathlib import Path
+        sys.path.insert(0, {root!r})
+        from mas_avalanche.wandb_logger import WandBLogger
+        from tests.mas_avalanche.test_wandb_logger import make_strategy, train
+        logging.basicConfig(stream=sys.stdout)
+        folder = Path({folder!r})
+        logger = WandBLogger(mode="offline", folder=folder, seconds_between_rows=0)
+        with (folder / "filler").open("wb", buffering=0) as filler:
+            try:
+                while True:
+                    filler.write(bytes(1024))
+            except OSError:
+                filler.truncate(filler.tell() - {free} * 1024)
+        strategy = make_strategy(logger)
+        train(strategy)
+        logger.finish()
+        print("trained", strategy.clock.train_iterations, logger.seconds_spent < 2)
+    """
+    script = textwrap.dedent(script).format(root=str(ROOT), folder=str(tmp_path), free=free)
+    disk = f"mount -t tmpfs -o size=256k none '{tmp_path}'"
+    alone = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, disk], check=False).returncode:
+        pytest.skip("no disk of its own can be mounted here")
+    command = f'{disk} && exec "$0" -P -c "$1"'
+    done = subprocess.run(
+        [*alone, command, sys.executable, script],
+        capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "trained 8 True" in done.stdout
+    assert "No space left on device" in done.stdout
 
 
 def test_disabled_starts_nothing(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 from benchmarks import render
+from benchmarks.render import timings
 from benchmarks.speed import cli, importance, methods, training
 from benchmarks.speed.penalty import measure_penalty
 from tests.benchmarks.speed.test_importance import _small
@@ -60,3 +61,74 @@ def test_measures_and_writes_a_page_that_the_check_accepts(tmp_path, monkeypatch
 
     cli.write_page(folder)
     assert render.check(tmp_path) == []
+
+
+def _measured():
+    """A record as it is read from its file, whose keys are sorted as text."""
+    one = {"training": 2.0, "training_range": [1.0, 3.0], "consolidation": 0.5, "stored": 2.0}
+    methods_ = {name: one | {"rounds": 1} for name in sorted(METHODS)}
+    passed = {"seconds": 1.0, "ratio": 1.5, "peak_bytes": None}
+    table = {"naive": {"ratio": 1.0, "ratio_range": [1.0, 1.0], "seconds": 1.0, "rounds": 1}}
+    timed = {"median_seconds": 1.0, "peak_bytes": None, "relative_error": 0.0}
+    case = {
+        "name": "small", "title": "A small net", "batch_size": 2, "batches": 1, "parameters": 3,
+        "profile": {"ours": [], "plain": []},
+        "methods": {
+            "ours": timed | {"ratio": 1.2, "relative_error": float("nan")},
+            "vmap": timed | {"ratio": 9.0, "relative_error": float("inf")},
+            "plain": timed | {"ratio": 1.0, "relative_error": None},
+        },
+    }  # fmt: skip
+    record = {
+        "training": {"a small net": table},
+        "penalty": {
+            "what": "A step", "parameters": 3, "batch_size": 2, "image_size": 4, "results": table
+        },
+        "methods": methods_,
+        "growth": {
+            "tasks": dict.fromkeys(("10", "2", "5"), methods_),
+            "width": dict.fromkeys(("100", "1000", "400"), methods_),
+            "data": dict.fromkeys(("1000", "10000", "200"), passed),
+        },
+        "importance": {"environment": {}, "cases": [case]},
+        "provenance": {},
+    }  # fmt: skip
+    return json.loads(json.dumps(record, sort_keys=True))
+
+
+METHODS = ("avalanche_mas", "ewc", "lwf", "mas", "mas_proximal", "naive", "si", "zzz_unknown")
+
+
+def _columns(page, caption):
+    """The head of a table of the page in Markdown, and the first column of its body."""
+    head, _, *body = page.split(f"**{caption}")[1].split("\n\n")[1].splitlines()
+    return (
+        [cell.strip() for cell in head.strip("|").split("|")],
+        [row.strip("|").split("|")[0].strip() for row in body],
+    )
+
+
+def test_sizes_are_in_order_and_methods_as_in_studies():
+    page = timings.build(_measured())["README.md"].decode()
+    order = ["Naive", "MAS", "MAS (Avalanche's own)", "MAS (proximal)", "EWC", "SI", "LwF"]
+    listed = [*order, r"zzz\_unknown"]
+    assert _columns(page, "MLP 784-400-400-10") == (
+        ["method", "training / plain epoch", "range over rounds", "consolidation / plain epoch",
+         "numbers stored a parameter"],
+        listed,
+    )  # fmt: skip
+    heads, rows = _columns(page, "training / plain epoch (multi-head")
+    assert heads == ["method", "2 tasks", "5 tasks", "10 tasks"]
+    assert rows == listed
+    heads, rows = _columns(page, "training / plain epoch (MLP 784-W")
+    assert heads == ["method", "width 100", "width 400", "width 1,000"]
+    assert _columns(page, "Importance of an MLP")[1] == ["200", "1,000", "10,000"]
+
+
+def test_importance_is_sorted_by_time_and_what_is_not_defined_is_said():
+    page = timings.build(_measured())["README.md"].decode()
+    assert _columns(page, "A small net (")[1] == [
+        "plain mini-batch pass", r"mas\_avalanche", "torch.func.vmap"
+    ]  # fmt: skip
+    assert page.count("| not defined |") == 2
+    assert " nan " not in page

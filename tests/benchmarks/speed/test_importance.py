@@ -1,6 +1,8 @@
 import json
+import math
 
 import pytest
+import torch
 from torch import nn
 
 from benchmarks.speed import importance
@@ -40,3 +42,27 @@ def test_unknown_cases_are_named(small):
         importance.measure(["large"])
     with pytest.raises(ValueError, match="Expected `peer_rounds` to be 1 to 2, got 3"):
         importance.measure(rounds=2, peer_rounds=3)
+
+
+def test_differences_are_relative_and_defined_where_importance_is_zero():
+    ours = {"a": torch.tensor([3.0, 4.0]), "key": torch.zeros(2)}
+    same = {name: value.clone() for name, value in ours.items()}
+    assert importance._relative_error(None, ours) is None
+    assert importance._relative_error(same, ours) == 0
+    off = same | {"a": torch.tensor([3.0, 4.5])}
+    assert importance._relative_error(off, ours) == pytest.approx(0.1)
+    rounded = same | {"key": torch.tensor([1e-6, 0.0])}
+    assert importance._relative_error(rounded, ours) == pytest.approx(2e-7)
+    nothing = {"key": torch.zeros(2)}
+    assert importance._relative_error(nothing, nothing) == 0
+    assert importance._relative_error({"key": torch.ones(2)}, nothing) == math.inf
+    broken = same | {"key": torch.tensor([math.nan, 0.0])}
+    assert math.isnan(importance._relative_error(broken, ours))
+
+
+def test_every_network_has_importance_to_compare():
+    for case in importance.CASES:
+        torch.manual_seed(0)
+        head = list(case.make().modules())[-1]
+        assert isinstance(head, nn.Linear)
+        assert head.weight.abs().sum() > 0, case.name

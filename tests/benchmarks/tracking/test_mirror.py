@@ -230,16 +230,21 @@ def test_online_sends_once_and_resumes(tmp_path, monkeypatch, caplog):
 def test_a_bad_server_costs_bounded_time_once(server, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setitem(client._WAIT_SECONDS, "online", 6.0)
+    tried, open_run = [], client.open_run
+
+    def note(request, seconds, process=None):
+        tried.append(request["mode"])
+        return open_run(request, seconds, process)
+
+    monkeypatch.setattr(client, "open_run", note)
     with server() as standing, caplog.at_level(logging.WARNING):
         monkeypatch.setenv("WANDB_BASE_URL", standing.url)
         start = time.monotonic()
         assert mirror(make_record(), "online", tmp_path) == "kept offline"
         first = time.monotonic() - start
-        start = time.monotonic()
         assert mirror(make_record(id="second"), "online", tmp_path) == "kept offline"
-        second = time.monotonic() - start
     assert first < 6 + client._WAIT_SECONDS["offline"]
-    assert second < 5, "the server is not tried again"
+    assert tried == ["online", "offline"], "the server is not tried again"
     assert len(caplog.records) == 1
     assert "python -m benchmarks sync" in caplog.text
     assert {run.run.run_id for run in runs_in(tmp_path)} == {"00112233445566aa", "second"}
