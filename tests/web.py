@@ -15,6 +15,8 @@ class Site:
         ranges: Whether parts are given.
         statuses: Answers with these statuses first, one a request.
         announced: Length that is announced instead of the true one.
+        lengths: Whether a length is announced at all.
+        shift: Bytes by which parts begin later than asked for.
         marks: Whether an ETag is given.
         requests: (path, Range header) of every request.
     """
@@ -25,6 +27,8 @@ class Site:
         self.ranges = True
         self.statuses = []
         self.announced = None
+        self.lengths = True
+        self.shift = 0
         self.marks = True
         self.requests = []
         self.url = ""
@@ -51,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
         mark = '"' + hashlib.md5(content).hexdigest() + '"'
         start = 0
         if wanted and site.ranges and self.headers.get("If-Range") in (None, mark):
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            start = int(wanted.removeprefix("bytes=").rstrip("-")) + site.shift
             if start >= len(content):
                 self.send_error(416)
                 return
@@ -61,7 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
         if site.marks:
             self.send_header("ETag", mark)
         body = content[start:]
-        self.send_header("Content-Length", str(site.announced or len(body)))
+        if site.lengths:
+            self.send_header("Content-Length", str(site.announced or len(body)))
         self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body[: site.cut.pop(0)] if site.cut else body)

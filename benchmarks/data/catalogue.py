@@ -1,8 +1,8 @@
 """What is known about each dataset: a table of facts, without behaviour.
 
 Checksums are those that torchvision or Avalanche publish; where they publish none, none is known
-and the entry says so. Sizes are approximate. Except for Fashion-MNIST
-the terms of use were not verified: they are on the home page.
+and the entry says so. Sizes are approximate. Terms are short forms of what the source named beside
+them says; where none was read, the entry says so. The home page has the last word.
 """
 
 from dataclasses import dataclass, replace
@@ -69,6 +69,7 @@ class Entry:
         counts: Sizes of the complete set, or None where they are not known for certain.
         remotes: What is fetched.
         manual: What to put where, for sets that cannot be fetched.
+        by_hand_bytes: Approximate bytes to get by hand, for sets that cannot be fetched.
         system: Folders outside any data root in which it may lie.
         terms: Licence or terms of use.
         md5: Published checksums of files of the set, relative to its folder.
@@ -84,6 +85,7 @@ class Entry:
     counts: Counts | None
     remotes: tuple[Remote, ...] = ()
     manual: str = ""
+    by_hand_bytes: int = 0
     system: tuple[str, ...] = ()
     terms: str = _NOT_VERIFIED
     md5: tuple[tuple[str, str], ...] = ()
@@ -92,16 +94,21 @@ class Entry:
 
     @property
     def download_bytes(self) -> int:
-        """Approximate bytes to fetch."""
-        return sum(remote.about_bytes for remote in self.remotes)
+        """Approximate bytes to get."""
+        return sum(remote.about_bytes for remote in self.remotes) or self.by_hand_bytes
 
 
 def _idx_entry(
-    name: str, title: str, home: str, folder: str, mirrors: tuple[str, ...], md5: tuple[str, ...]
+    name: str,
+    title: str,
+    home: str,
+    folder: str,
+    mirrors: tuple[str, ...],
+    md5: tuple[str, ...],
+    sizes: tuple[int, ...],
 ) -> Entry:
     stems = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     files = [f"{stem}-ubyte" for stem in stems]
-    sizes = (27 * _MB, _MB // 10, 5 * _MB, _MB // 10)
     return Entry(
         name=name,
         title=title,
@@ -125,18 +132,22 @@ def _idx_entry(
     )
 
 
-_MNIST = _idx_entry(
-    "mnist",
-    "MNIST handwritten digits",
-    "http://yann.lecun.com/exdb/mnist/",
-    "MNIST",
-    ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
-    (
-        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "d53e105ee54ea40749a09fcbcd1e9432",
-        "9fb629c4189551a2d022fa330f9573f3",
-        "ec29112dd5afa0611ce80d1b7f02629c",
+_MNIST = replace(
+    _idx_entry(
+        "mnist",
+        "MNIST handwritten digits",
+        "http://yann.lecun.com/exdb/mnist/",
+        "MNIST",
+        ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
+        (
+            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "d53e105ee54ea40749a09fcbcd1e9432",
+            "9fb629c4189551a2d022fa330f9573f3",
+            "ec29112dd5afa0611ce80d1b7f02629c",
+        ),
+        (9_912_422, 28_881, 1_648_877, 4_542),
     ),
+    terms="CC BY-SA 3.0 (as Keras states it)",
 )
 
 _FASHION_MNIST = replace(
@@ -152,6 +163,7 @@ _FASHION_MNIST = replace(
             "bef4ecab320f06d8554ea6380940ec79",
             "bb300cfdad3c16e7a12a480ee83cd310",
         ),
+        (27 * _MB, _MB // 10, 5 * _MB, _MB // 10),
     ),
     system=("/usr/share/datasets/fashion-mnist",),
     terms="MIT",
@@ -184,6 +196,7 @@ _CIFAR10 = Entry(
         ("test_batch", "40351d587109b95175f43aff81a1287e"),
         ("batches.meta", "5ff9c542aee3614f3951f8cda6e48888"),
     ),
+    terms="no licence stated; asks to cite the technical report (home page)",
     cached_bytes=185 * _MB,
 )
 
@@ -209,6 +222,7 @@ _CIFAR100 = Entry(
         ("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),
         ("meta", "7973b15100ade9c7d40fb424638fde48"),
     ),
+    terms="no licence stated; asks to cite the technical report (home page)",
     cached_bytes=185 * _MB,
 )
 
@@ -268,6 +282,7 @@ _SCENES = Entry(
         Remote(("https://web.mit.edu/torralba/www/TrainImages.txt",), "indoor67", _MB // 5),
         Remote(("https://web.mit.edu/torralba/www/TestImages.txt",), "indoor67", _MB // 5),
     ),
+    terms="research purposes only (home page)",
     cached_bytes=1_320 * _MB,
     notes="No published checksum is known. The list files name 80 + 20 images a class.",
 )
@@ -288,10 +303,6 @@ _BIRDS = Entry(
             unpack_into=".",
             unpacked_bytes=3 * _GB,
         ),
-    ),
-    manual=(
-        "if the address is dead, get CUB_200_2011.tgz (md5 97eceeb196236b17998738112f37df78) from "
-        "the home page and unpack it into the data root"
     ),
     cached_bytes=2_320 * _MB,
 )
@@ -314,6 +325,7 @@ _CARS = Entry(
         "of the data root: cars_train/ and cars_test/ (the images), "
         "cars_test_annos_withlabels.mat, devkit/cars_train_annos.mat and devkit/cars_meta.mat"
     ),
+    by_hand_bytes=1_950 * _MB,
     cached_bytes=3_190 * _MB,
 )
 
@@ -341,6 +353,7 @@ _AIRCRAFT = Entry(
             unpacked_bytes=8 * _GB,
         ),
     ),
+    terms="non-commercial research only (README of the archive)",
     cached_bytes=1_970 * _MB,
     notes="No published checksum is known.",
 )
@@ -385,9 +398,11 @@ _LETTERS = Entry(
             unpacked_bytes=2 * _GB,
         ),
     ),
+    terms="acknowledge the source and cite (home page)",
     cached_bytes=2_100 * _MB,
     notes=(
-        "No published checksum and no official split are known: a seeded stratified one is used."
+        "No published checksum and no official split are known: a seeded stratified one is used. "
+        "The home page has a copy at https://teodecampos.github.io/chars74k/."
     ),
 )
 
@@ -411,6 +426,7 @@ _SVHN = Entry(
         ("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"),
         ("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"),
     ),
+    terms="non-commercial use only (home page)",
     cached_bytes=305 * _MB,
 )
 

@@ -78,7 +78,7 @@ def _list(root: Path | None) -> None:
         table.add_row(
             known.name,
             known.title,
-            _size(known.download_bytes) if known.remotes else "by hand",
+            _size(known.download_bytes) + ("" if known.remotes else " by hand"),
             _size(known.cached_bytes),
             known.terms,
             known.home,
@@ -93,8 +93,9 @@ def _list(root: Path | None) -> None:
     console.print(f"Downloads go to {home_of_downloads(root)}, decoded copies to {cache_root()}.")
     console.print("Sizes are approximate; `python -m benchmarks data download NAME` fetches a set.")
     for known in CATALOGUE.values():
-        if not known.remotes:
-            console.print(f"{known.name}: {known.manual}.")
+        if known.manual or known.notes:
+            how = f"{known.manual}." if known.manual else known.notes
+            console.print(f"{known.name}: {how}")
 
 
 def _size(count: int) -> str:
@@ -107,18 +108,22 @@ def _download(known: Entry, root: Path | None) -> None:
         print(f"{known.name} is already in {folder}.")
         return
     if not known.remotes:
-        raise DataError(f"{known.manual.capitalize()} (home page: {known.home}).")
+        how = f"{known.manual[0].upper()}{known.manual[1:]}"
+        raise DataError(f"{how} (home page: {known.home}; about {_size(known.download_bytes)}).")
     home = home_of_downloads(root)
     print(
         f"{known.title}: about {_size(known.download_bytes)} to {home}. Licence or terms: "
         f"{known.terms} ({known.home})."
     )
-    try:
-        for remote in known.remotes:
+    for remote in known.remotes:
+        try:
             _fetch(remote, home)
-    except DataError as error:
-        how = known.manual or f"get the file by hand and put it into {home / known.folders[0]}"
-        raise DataError(f"{error} Home page: {known.home}; {how}.") from error
+        except DataError as error:
+            then = "unpacks and then deletes it" if remote.unpack_into else "goes on from there"
+            raise DataError(
+                f"{error} To get {remote.name} by hand, put it into {home / remote.folder}: the "
+                f"same command then {then}. Home page: {known.home}."
+            ) from error
     print(f"{known.name} is in {find(known.name, home)}.")
 
 

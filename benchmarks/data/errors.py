@@ -14,7 +14,7 @@ class MissingData(DataError):  # noqa: N818
     """A dataset is not on this machine.
 
     Args:
-        dataset: Its name in the catalogue.
+        dataset: Its name in the catalogue; of several, their names with commas between.
         where_looked: Folders that were searched.
         how_to_get: What to do, as the end of a sentence.
     """
@@ -24,7 +24,8 @@ class MissingData(DataError):  # noqa: N818
         self.where_looked = tuple(where_looked)
         self.how_to_get = how_to_get
         folders = ", ".join(map(str, where_looked))
-        super().__init__(f"The dataset {dataset!r} is not in {folders}; {how_to_get}.")
+        what = f"datasets {dataset} are" if "," in dataset else f"dataset {dataset!r} is"
+        super().__init__(f"The {what} not in {folders}; {how_to_get}.")
 
     def __reduce__(self) -> tuple[type["MissingData"], tuple[str, tuple[Path, ...], str]]:
         return type(self), (self.dataset, self.where_looked, self.how_to_get)

@@ -146,8 +146,19 @@ def find(name: str, data_root: Path | None = None) -> Path:
     """
     folder, searched = locate(name, data_root)
     if folder is None:
-        raise MissingData(name, searched, how_to_get(entry(name)))
+        known = entry(name)
+        raise MissingData(name, searched, _what_is_lacking(known, searched) + how_to_get(known))
     return folder
+
+
+def _what_is_lacking(known: Entry, searched: Sequence[Path]) -> str:
+    """Name the first folder that holds a part of a set, and what is not in it."""
+    for folder in (root / below for root in searched for below in known.folders):
+        lacking = missing_parts(known, folder)
+        if len(lacking) < len(known.needs):
+            words = ", ".join(need.replace("|", " or ") for need in lacking)
+            return f"{folder} has a part of it and lacks {words}; "
+    return ""
 
 
 def require(names: Sequence[str], data_root: Path | None = None) -> None:
@@ -183,6 +194,9 @@ def require(names: Sequence[str], data_root: Path | None = None) -> None:
                 f"with --data-root or {_VARIABLE}",
             )
         places = list(dict.fromkeys(place for error in gone for place in error.where_looked))
+        for name in reversed(fetched):
+            if lacking := _what_is_lacking(entry(name), places):
+                ways.insert(0, f"{name}: {lacking.removesuffix('; ')}")
         raise MissingData(", ".join(error.dataset for error in gone), places, "; ".join(ways))
 
 
@@ -196,7 +210,9 @@ def how_to_get(known: Entry) -> str:
         The end of a sentence.
     """
     if not known.remotes:
-        return f"{known.manual} (home page: {known.home})"
+        return (
+            f"{known.manual} (home page: {known.home}; about {known.download_bytes / 1e9:.1f} GB)"
+        )
     size = known.download_bytes / 1e6
     return (
         f"get it with `python -m benchmarks data download {known.name}` (about {size:,.0f} MB "

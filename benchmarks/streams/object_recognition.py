@@ -23,10 +23,10 @@ Where this differs from what is known of the paper and of the survey that repeat
 - The survey halves the official test parts into validation and test. Here the validation images
   are the last tenth of every class of the *training* part, in a seeded order that is the same for
   every seed, and the whole official test part is tested on.
-- Which persons of VOC make the Actions task was not published. Here it is every person with
-  exactly one action, cut out along the annotated box.
-- Source and split of the Letters task were not published. Here it is the letters of Chars74K's
-  natural images, good and bad, split as in the table.
+- Which persons of VOC made the Actions task is not known. Here it is every person with exactly one
+  action, cut out along the annotated box.
+- Source and split of the Letters task are not known. Here it is the letters of Chars74K's natural
+  images, good and bad, split as in the table.
 - Pictures are stored as the centred square of 256x256 pixels. Training takes a random 224x224
   square of it, mirrored half the time; evaluation the middle 224x224. The survey cuts its random
   square from the whole picture resized to a shorter side of 256 pixels.

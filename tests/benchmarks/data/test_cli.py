@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -43,8 +45,11 @@ def test_list_on_a_machine_with_nothing(capsys, root):
         row = next(line for line in text.splitlines() if f"│ {entry.name} " in line)
         assert "missing" in row
         assert entry.home in row
-    assert str(root) in text
-    assert "by hand" in text
+        assert entry.terms in row
+        assert re.search(r"\d (MB|GB)( by hand)? +│ [\d.]+ (MB|GB) ", row)
+        assert all(note in text for note in (entry.notes, entry.manual))
+    assert text.index(str(root)) < text.index(str(Path.home() / "datasets"))
+    assert "1.9 GB by hand" in text
     assert "put into the folder stanford_cars" in text
 
 
@@ -60,7 +65,7 @@ def test_an_archive_is_fetched_unpacked_and_found(site, root, tmp_path, monkeypa
     offer(monkeypatch, site, "birds", datasets.tar_of(folder, "CUB_200_2011"))
     assert data.main(["download", "birds", "--data-root", str(root)]) == 0
     out = capsys.readouterr().out
-    assert "not verified, see the home page" in out
+    assert CATALOGUE["birds"].terms in out
     assert f"birds is in {root / 'CUB_200_2011'}" in out
     assert not (root / "CUB_200_2011.tgz").exists()
     assert len(data.load("birds", root, 16).train[1]) == 20
@@ -88,7 +93,7 @@ def test_a_hostile_archive_is_refused(site, root, monkeypatch, capsys):
     assert "got '../../evil', which is refused" in error
     assert "Nothing was unpacked" in error
     assert not list(root.glob("CUB*"))
-    assert "get CUB_200_2011.tgz" in error
+    assert f"To get CUB_200_2011.tgz by hand, put it into {root}" in error
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(site, root, monkeypatch, capsys):
@@ -110,6 +115,30 @@ def test_an_archive_of_something_else_is_still_missing(site, root, monkeypatch, 
     assert "The dataset 'birds' is not in" in capsys.readouterr().err
 
 
+def test_an_archive_got_by_hand_is_checked_and_unpacked(site, root, tmp_path, monkeypatch, capsys):
+    folder = datasets.write_birds(tmp_path / "made")
+    content = datasets.tar_of(folder, "CUB_200_2011")
+    offer(monkeypatch, site, "birds", content)
+    site.files.clear()
+    assert data.main(["download", "birds", "--data-root", str(root)]) == 1
+    error = capsys.readouterr().err
+    assert "answered 404" in error
+    assert f"put it into {root}: the same command then unpacks" in error
+    assert CATALOGUE["birds"].home in error
+    (root / "CUB_200_2011.tgz").write_bytes(content)
+    assert data.main(["download", "birds", "--data-root", str(root)]) == 0
+    assert f"birds is in {root / 'CUB_200_2011'}" in capsys.readouterr().out
+
+
+def test_a_set_of_which_a_file_is_gone_says_which(root, capsys):
+    for name, gone in (("cifar10", "data_batch_3"), ("mnist", "t10k-labels-idx1-ubyte.gz")):
+        folder = datasets.write(name, root)
+        (folder / gone).unlink()
+        assert data.main(["verify", name, "--data-root", str(root)]) == 1
+        words = gone if name == "cifar10" else "t10k-labels-idx1-ubyte or t10k-labels-idx1-ubyte.gz"
+        assert f"{folder} has a part of it and lacks {words}; get it" in capsys.readouterr().err
+
+
 def test_plain_files_are_fetched_from_the_mirror_that_works(site, root, monkeypatch):
     made = datasets.write_mnist(root.parent / "made")
     remotes = []
@@ -128,6 +157,8 @@ def test_sets_that_cannot_be_fetched_say_which_files_go_where(root, capsys):
     error = capsys.readouterr().err
     for file in ("cars_train/", "cars_test/", "cars_test_annos_withlabels.mat", "cars_meta.mat"):
         assert file in error
+    assert CATALOGUE["cars"].home in error
+    assert "about 1.9 GB" in error
 
 
 @pytest.mark.parametrize("name", datasets.NAMES)

@@ -282,9 +282,16 @@ def test_all_missing_sets_are_named_at_once(root):
     datasets.write_scenes(root)
     with pytest.raises(
         data.MissingData,
-        match=r"'flowers, birds, cars' is not in .*data download flowers birds` \(about .*; cars: ",
+        match=r"The datasets flowers, birds, cars are not in .*; get flowers birds with .*"
+        r"data download flowers birds` \(about .*; cars: ",
     ):
         data.require(("flowers", "scenes", "birds", "cars"), root)
+    (datasets.write_birds(root) / "classes.txt").unlink()
+    with pytest.raises(
+        data.MissingData,
+        match=rf"; birds: {root}/CUB_200_2011 has a part of it and lacks classes.txt; get flowers",
+    ):
+        data.require(("flowers", "birds"), root)
 
 
 def truncate(path):

@@ -138,6 +138,22 @@ def test_a_file_announced_too_large_is_not_begun(site, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [".set.bin.lock"]
 
 
+def test_a_file_that_does_not_say_how_large_it_is_ends_at_the_limit(site, tmp_path):
+    site.lengths = False
+    with pytest.raises(TransferError, match="at most 300,000 bytes, got more than 300,000"):
+        get(site, tmp_path, max_bytes=300_000)
+    assert [p.name for p in tmp_path.iterdir()] == [".set.bin.lock"]
+    assert get(site, tmp_path).read_bytes() == CONTENT
+
+
+def test_another_part_than_asked_for_is_thrown_away(site, tmp_path):
+    site.cut = [300_000]
+    site.shift = 1000
+    with pytest.raises(TransferError, match="answered with another part of the file"):
+        get(site, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [".set.bin.lock"]
+
+
 def test_a_file_announced_larger_than_the_disk_is_not_begun(site, tmp_path):
     site.announced = 1 << 60
     with pytest.raises(TransferError, match="Expected room for"):
