@@ -29,6 +29,21 @@ def test_only_the_winner_is_bold(result):
         assert ("mas", "ACC, %") in bold
 
 
+def test_stand_ins_are_said_at_each_head_or_once_for_all(result):
+    mixed = tables.overview_table(result)
+    heads = [column.title for column in mixed.columns[1:]]
+    assert heads == ["Digits problem", "Glyphs problem (stand-in)"]
+    assert "All streams are stand-ins." not in mixed.notes
+    study = synthetic.study()
+    records = [
+        dataclasses.replace(r, stream={**r.stream, "stand_in_for": "another"})
+        for r in synthetic.records(study)
+    ]
+    same = tables.overview_table(analyse(study, records))
+    assert [column.title for column in same.columns[1:]] == ["Digits problem", "Glyphs problem"]
+    assert "All streams are stand-ins." in same.notes
+
+
 def test_csv_holds_every_record_and_every_accuracy(result):
     files = {
         name: list(csv.DictReader(io.StringIO(text)))

@@ -244,7 +244,7 @@ def test_a_bad_server_costs_bounded_time_once(server, tmp_path, monkeypatch, cap
         first = time.monotonic() - start
         assert mirror(make_record(id="second"), "online", tmp_path) == "kept offline"
     assert first < 6 + client._WAIT_SECONDS["offline"]
-    assert tried == ["online", "offline"], "the server is not tried again"
+    assert tried.count("online") == 1, "the server is not tried again"
     assert len(caplog.records) == 1
     assert "python -m benchmarks sync" in caplog.text
     assert {run.run.run_id for run in runs_in(tmp_path)} == {"00112233445566aa", "second"}
