@@ -89,7 +89,10 @@ def kill_often(runs: Runs, kills: int, seed: int) -> dict[str, object]:
         had_state = runs.state.is_file()
         child = runs.start()
         if done < kills:
-            runs.wait(child, draw.uniform(0.0, 0.6 * seconds), for_state=draw.random() < 0.5)
+            # Most of a life may come before the first state, so half of the kills wait for one.
+            for_state = draw.random() < 0.5
+            most = (0.1 if for_state else 0.6) * seconds
+            runs.wait(child, draw.uniform(0.0, most), for_state=for_state)
             time.sleep(draw.uniform(0.0, 0.01))
             os.kill(child, signal.SIGKILL)
         was_killed, _ = runs.end(child)
