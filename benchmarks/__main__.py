@@ -8,6 +8,7 @@ Ctrl-C or SIGTERM.
 import argparse
 import importlib
 import importlib.util
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -202,14 +203,13 @@ def _run(options: argparse.Namespace) -> int:
 
 def _check_device(name: str, *, here: bool) -> None:
     """Refuse a device that there is not; what nodes of a cluster have is not known here."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
+    kind, _, index = name.partition(":")
+    if re.fullmatch(r"(cpu|cuda)(:\d+)?", name) is None:
         raise ValueError(f"Expected --device to be cpu, cuda or cuda:NUMBER, got {name}.")
+    if kind == "cpu" or not here:
+        return
     count = torch.cuda.device_count()
-    if here and device.type == "cuda" and (device.index or 0) >= count:
+    if int(index or 0) >= count:
         raise ValueError(
             f"Expected --device to be there, got {name}: torch sees {count} CUDA devices. "
             "Without a GPU leave --device out."

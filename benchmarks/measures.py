@@ -24,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
+from benchmarks.models import evaluation_mode
 from benchmarks.record import Overlap, Probes, SubsetAccuracy
 from mas_avalanche.inspect import importance_correlation
 
@@ -186,11 +187,8 @@ def features(model: nn.Module, x: Tensor, task_label: int) -> Tensor:
 
 @torch.no_grad()
 def _run(model: nn.Module, x: Tensor, task_label: int) -> Tensor:
-    modes = {name: module.training for name, module in model.named_modules()}
-    model.eval()
-    output: Tensor = model(x, task_label) if isinstance(model, MultiTaskModule) else model(x)
-    for name, module in model.named_modules():
-        module.training = modes[name]
+    with evaluation_mode(model):
+        output: Tensor = model(x, task_label) if isinstance(model, MultiTaskModule) else model(x)
     return output
 
 

@@ -7,7 +7,8 @@ network, so a head that has not been trained yet can be measured too.
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +19,32 @@ from benchmarks.streams import Stream
 from mas_avalanche.alexnet import MultiHeadAlexNet
 from mas_avalanche.heads import MultiHeadModel
 
-__all__ = ["alexnet", "build", "cnn", "mlp", "names", "options", "zenke_cnn"]
+__all__ = [
+    "alexnet",
+    "build",
+    "cnn",
+    "evaluation_mode",
+    "mlp",
+    "names",
+    "options",
+    "zenke_cnn",
+]
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode for a block, and each of its modules back after it.
+
+    Args:
+        model: Any network.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def names() -> tuple[str, ...]:

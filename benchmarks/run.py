@@ -859,12 +859,8 @@ class _Probe:
     def _counts(
         self, model: nn.Module, split: str, positions: Sequence[int]
     ) -> list[tuple[int, int]]:
-        modes = {name: module.training for name, module in model.named_modules()}
-        model.eval()
-        counts = [self._count(model, split, position) for position in positions]
-        for name, module in model.named_modules():
-            module.training = modes[name]
-        return counts
+        with models.evaluation_mode(model):
+            return [self._count(model, split, position) for position in positions]
 
     def _count(self, model: nn.Module, split: str, position: int) -> tuple[int, int]:
         right = torch.zeros((), dtype=torch.int64, device=self.device)

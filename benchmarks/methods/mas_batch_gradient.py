@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.methods import Method, get
+from benchmarks.models import evaluation_mode
 from mas_avalanche.consolidation import drop_unreached
 from mas_avalanche.plugin import MASPlugin
 from mas_avalanche.tensor_batches import batch_source
@@ -61,20 +62,17 @@ def batch_gradient_importance(
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(parameter) for name, parameter in named.items()}
     order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
-    modes = {name: module.training for name, module in model.named_modules()}
-    model.eval()
     device = next(iter(named.values())).device
-    for chosen in order.split(batch_size):
-        x = source.__getitems__(chosen.tolist())[0].to(device)
-        output = model(x) if task_label is None else model(x, task_label)
-        gradients = torch.autograd.grad(
-            output.square().sum(), list(named.values()), allow_unused=True
-        )
-        for name, gradient in zip(named, gradients, strict=True):
-            if gradient is not None:
-                total[name] += gradient.abs()
-    for name, module in model.named_modules():
-        module.training = modes[name]
+    with evaluation_mode(model):
+        for chosen in order.split(batch_size):
+            x = source.__getitems__(chosen.tolist())[0].to(device)
+            output = model(x) if task_label is None else model(x, task_label)
+            gradients = torch.autograd.grad(
+                output.square().sum(), list(named.values()), allow_unused=True
+            )
+            for name, gradient in zip(named, gradients, strict=True):
+                if gradient is not None:
+                    total[name] += gradient.abs()
     return {name: value / len(source) for name, value in total.items()}
 
 
