@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -123,25 +124,23 @@ def test_a_run_is_claimed_once_at_a_time_wherever_the_store_lies(root):
 
 
 def test_of_many_who_claim_at_once_one_gets_it(root):
-    winners, most, start, lock = [], 8, threading.Barrier(8), threading.Lock()
-    leave = threading.Event()
+    most = 8
+    start, leave = threading.Barrier(most), threading.Barrier(most)
 
-    def claim():
-        store = Store(root, "smoke")
-        start.wait()
-        with store.claim("a") as ours:
-            with lock:
-                winners.append(ours is not None)
-                if len(winners) == most:
-                    leave.set()
-            leave.wait(20)
+    def claim(_):
+        try:
+            store = Store(root, "smoke")
+            start.wait(20)
+            with store.claim("a") as ours:
+                leave.wait(20)
+                return ours is not None
+        except BaseException:
+            start.abort()
+            leave.abort()
+            raise
 
-    threads = [threading.Thread(target=claim) for _ in range(most)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert winners.count(True) == 1
+    with ThreadPoolExecutor(most) as pool:
+        assert list(pool.map(claim, range(most))).count(True) == 1
 
 
 @pytest.fixture
@@ -235,6 +234,8 @@ def s3(monkeypatch):
         "FSSPEC_S3_ENDPOINT_URL": url,
     }.items():
         monkeypatch.setenv(name, value)
+    # fsspec reads the environment once, when it is imported.
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url})
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-p", str(port)],
         stdout=subprocess.DEVNULL,
