@@ -14,7 +14,9 @@ import copy
 import dataclasses
 import hashlib
 import math
+import os
 import random
+import sysconfig
 import time
 import traceback
 import warnings
@@ -171,9 +173,9 @@ def execute(
         except (DataError, StoreError):
             raise
         except DivergenceError as caught:
-            status, error = "diverged", _describe(caught, trace=False)
+            status, error = "diverged", _describe(caught)
         except Exception as caught:
-            status, error = "failed", _describe(caught, trace=True)
+            status, error = "failed", _describe(caught)
     return Record(
         id=id,
         study=config.study,
@@ -198,12 +200,12 @@ def execute(
     )
 
 
-def _describe(error: Exception, *, trace: bool) -> dict[str, str]:
-    return {
-        "type": type(error).__name__,
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)) if trace else "",
-    }
+def _describe(error: Exception) -> dict[str, str]:
+    trace = "".join(traceback.format_exception(error))
+    # Records are published: where this machine keeps its files is nobody's business.
+    for folder in (sysconfig.get_paths()["purelib"], str(provenance.ROOT)):
+        trace = trace.replace(f"{folder}{os.sep}", "")
+    return {"type": type(error).__name__, "message": str(error), "traceback": trace}
 
 
 @contextlib.contextmanager

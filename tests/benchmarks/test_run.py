@@ -209,6 +209,7 @@ def test_weights_that_explode_in_the_last_step_are_noticed(method):
     record = execute(smoke_config())
     assert record.status == "diverged"
     assert "The weights `trunk.1.weight` were no longer finite" in record.error["message"]
+    assert 'File "benchmarks/run.py"' in record.error["traceback"], "whole, but for this machine"
     assert record.accuracy == {}
 
 
