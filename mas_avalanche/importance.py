@@ -36,6 +36,7 @@ from mas_avalanche.mini_batches import (
     MiniBatch,
     Share,
     count_samples,
+    joined,
     known_length,
     mini_batches,
 )
@@ -50,6 +51,10 @@ from mas_avalanche.precision import Precision
 __all__ = ["Importance", "estimate_importance"]
 
 _LOG = logging.getLogger("mas_avalanche")
+
+_JOIN_BYTES = 4 * 2**20
+"""Small mini-batches share a pass while what its rules read stays in a cache."""
+_JOIN_SAMPLES = 512
 
 
 class Importance(dict[str, Tensor]):
@@ -137,7 +142,7 @@ def estimate_importance(
     if tolerance is not None:
         precision = Precision(tolerance, engine.totals, known_length(data), share.world)
     with _guarded(inner, data), _bar(data, max_samples, progress) as bar:
-        for batch in mini_batches(
+        batches = mini_batches(
             data,
             batch_size,
             task_label=task_label,
@@ -146,7 +151,10 @@ def estimate_importance(
             shuffle=tolerance is not None,
             share=share,
             device=device,
-        ):
+        )
+        if precision is None and _outlive_the_next(data):
+            batches = joined(batches, engine.room)
+        for batch in batches:
             engine.add(_moved(batch, device, engine.objective.reads_labels))
             bar.update(len(batch))
             if precision is not None and precision.reached(engine.totals, len(batch)):
@@ -213,6 +221,11 @@ def _takes_task_labels(model: nn.Module) -> bool:
     if isinstance(model, MultiTaskModule):
         return True
     return "task_labels" in inspect.signature(model.forward).parameters
+
+
+def _outlive_the_next(data: Data) -> bool:
+    """Say whether mini-batches can be held: who writes an iterator may fill one buffer anew."""
+    return known_length(data) is not None or isinstance(data, DataLoader | list | tuple)
 
 
 def _moved(batch: MiniBatch, device: torch.device | str, reads_labels: bool) -> MiniBatch:
@@ -307,6 +320,7 @@ class _Planned:
     plan: Plan
     distinct: int
     available: int
+    bytes_a_sample: float = math.inf
 
 
 class _Engine:
@@ -342,6 +356,13 @@ class _Engine:
             self._add(batch)
         self.num_samples += len(batch)
 
+    def room(self, batch: MiniBatch) -> int:
+        """Say how many samples like these may share a pass, and its fixed time with it."""
+        known = self.plans.get(_kind(batch))
+        if known is None:
+            return len(batch)
+        return int(min(_JOIN_SAMPLES, _JOIN_BYTES / known.bytes_a_sample))
+
     def result(self, num_samples: int, prefix: str) -> Importance:
         """Average the sums.
 
@@ -368,7 +389,8 @@ class _Engine:
         return result
 
     def _add(self, batch: MiniBatch) -> None:
-        plan = self._plan(batch)
+        planned = self._plan(batch)
+        plan = planned.plan
         generic = set(self.parameters)
         if plan.steps is not None:
             tap = self._tap(plan, self.totals)
@@ -378,6 +400,7 @@ class _Engine:
                     lambda output: self.objective.sums(output, batch.y),
                 )
                 generic = plan.generic
+                planned.bytes_a_sample = math.inf if generic else max(1, tap.read_bytes) / len(batch)
             except DeviationError as error:
                 _LOG.debug("A mini-batch is left to the generic path: %s", error)
         if not generic:
@@ -416,17 +439,16 @@ class _Engine:
             )
         self.announced |= new
 
-    def _plan(self, batch: MiniBatch) -> Plan:
+    def _plan(self, batch: MiniBatch) -> _Planned:
         """Find the plan for mini-batches of this kind, or make it."""
-        leaves = _tensors(batch.x)
-        key = (batch.task_label, tuple((t.shape[1:], t.dtype) for t in leaves))
-        known = self.plans.get(key)
+        kind = _kind(batch)
+        known = self.plans.get(kind)
         if known is not None and (known.distinct == FIRST or known.available >= len(batch)):
-            return known.plan
-        chosen, distinct = _distinct_samples(leaves, count_samples(batch.x))
-        plan = self._new_plan(batch, chosen)
-        self.plans[key] = _Planned(plan, distinct, len(batch))
-        return plan
+            return known
+        chosen, distinct = _distinct_samples(_tensors(batch.x), count_samples(batch.x))
+        made = _Planned(self._new_plan(batch, chosen), distinct, len(batch))
+        self.plans[kind] = made
+        return made
 
     def _new_plan(self, batch: MiniBatch, chosen: list[int]) -> Plan:
         indices = (chosen, [chosen[1], chosen[0]])
@@ -520,6 +542,10 @@ class _Engine:
                 f"(`track_running_stats=True`) or replace it, for instance by GroupNorm.{found} "
                 "With `check=False` each sample counts as if it were alone."
             )
+
+
+def _kind(batch: MiniBatch) -> Any:
+    return batch.task_label, tuple((t.shape[1:], t.dtype) for t in _tensors(batch.x))
 
 
 def _independent(first: Tensor, second: Tensor) -> bool:

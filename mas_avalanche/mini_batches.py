@@ -4,7 +4,7 @@ A source with a length and random access (a tensor, a Dataset) is read in any or
 or an iterable is read as it comes. Under ``torch.distributed`` each process reads its share.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from mas_avalanche.tensor_batches import BatchDataset, batch_source
 
-__all__ = ["Data", "MiniBatch", "Share", "count_samples", "known_length", "mini_batches"]
+__all__ = ["Data", "MiniBatch", "Share", "count_samples", "joined", "known_length", "mini_batches"]
 
 Data = Dataset[Any] | Tensor | Iterable[Any]
 
@@ -93,6 +93,51 @@ def mini_batches(
             yield from _by_task(x, y, items)
         else:
             yield MiniBatch(x, y, task_label)
+
+
+def joined(batches: Iterable[MiniBatch], room: Callable[[MiniBatch], int]) -> Iterator[MiniBatch]:
+    """Put small mini-batches of one kind together.
+
+    Args:
+        batches: Mini-batches that stay as they are while the next ones are read.
+        room: How many samples like these may go together.
+
+    Yields:
+        The samples in their order; inputs that are not one tensor as they came.
+    """
+    held: list[MiniBatch] = []
+    count = 0
+    for batch in batches:
+        if held and not (_alike(held[0], batch) and count + len(batch) <= room(batch)):
+            yield _concatenated(held)
+            held, count = [], 0
+        held.append(batch)
+        count += len(batch)
+        if count + len(batch) > room(batch):
+            yield _concatenated(held)
+            held, count = [], 0
+    if held:
+        yield _concatenated(held)
+
+
+def _alike(first: MiniBatch, second: MiniBatch) -> bool:
+    def kind(item: Any) -> Any:
+        plain = isinstance(item, Tensor) and item.dim() > 0
+        return (item.shape[1:], item.dtype, item.device) if plain else None
+
+    kinds = [(kind(batch.x), kind(batch.y), batch.task_label) for batch in (first, second)]
+    has_labels = [batch.y is not None for batch in (first, second)]
+    if kinds[0][0] is None or (any(has_labels) and kinds[0][1] is None):
+        return False
+    return kinds[0] == kinds[1]
+
+
+def _concatenated(held: Sequence[MiniBatch]) -> MiniBatch:
+    if len(held) == 1:
+        return held[0]
+    x = torch.cat([batch.x for batch in held])
+    y = None if held[0].y is None else torch.cat([batch.y for batch in held])
+    return MiniBatch(x, y, held[0].task_label)
 
 
 def count_samples(x: Any) -> int:

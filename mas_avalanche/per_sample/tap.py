@@ -96,6 +96,7 @@ class Tap(TorchFunctionMode):
         self.totals = totals or {}
         self.dry = totals is None
         self.reached = False
+        self.read_bytes = 0
         self.settings = settings
         self.known: dict[Source, Tensor] = {}
         self.known.update(parameters)
@@ -194,6 +195,7 @@ class Tap(TorchFunctionMode):
         flat = use.flat and not kwargs
         leaves, spec = (list(args), None) if flat else tree_flatten((args, kwargs))
         saved = [leaves[place].detach() for place, _ in use.saved]
+        self.read_bytes += sum(tensor.nbytes for tensor in saved)
         for operand in use.operands:
             if leaves[operand.place] is not self.known.get(operand.source):
                 self.position = len(self.steps) + 1

@@ -62,8 +62,11 @@ def test_zoo_equals_one_sample_at_a_time(case):
     model, x = case.build()
     expected = oracles.importance(model, x)
     for sizes in ([3, 2], [1, 1, 3]):
-        found = estimate_importance(model, x.split(sizes))
-        assert_equal(found, expected)
+        for found in (
+            estimate_importance(model, x.split(sizes)),
+            estimate_importance(model, iter(x.split(sizes))),  # one at a time
+        ):
+            assert_equal(found, expected)
     assert case.generic is None or set(found.generic) == case.generic
 
 
@@ -336,6 +339,46 @@ def test_a_plan_from_too_few_samples_is_made_anew():
         found.append(planned.distinct)
     assert found == [1, 3]
     assert_equal(engine.result(5, ""), oracles.importance(model, x))
+
+
+def _passes(model, run):
+    """Return the numbers of samples that the model is given, and what a call returns."""
+    sizes = []
+    hook = model.register_forward_hook(lambda module, args, output: sizes.append(len(args[0])))
+    try:
+        return sizes, run()
+    finally:
+        hook.remove()
+
+
+def test_small_mini_batches_share_a_pass():
+    model, x = mlp(), inputs(600)
+    y = torch.arange(600) % 3
+    data = list(zip(x.split(8), y.split(8), strict=True))
+    sizes, found = _passes(
+        model, lambda: estimate_importance(model, data, objective="log_likelihood")
+    )
+    assert max(sizes) > 400
+    assert len(sizes) < 10
+    assert found.num_samples == 600
+    expected = estimate_importance(model, [(x, y)], objective="log_likelihood")
+    assert_equal(found, expected)
+
+
+def test_no_pass_is_shared_where_it_would_leave_the_cache():
+    model = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 8, 3)).double()
+    sizes, _ = _passes(model, lambda: estimate_importance(model, inputs(24, 3, 32, 32).split(4)))
+    assert max(sizes) == 4
+
+
+def test_a_buffer_that_is_filled_anew_is_read_before():
+    model, x, buffer = mlp(), inputs(40), torch.empty(4, 4, dtype=torch.float64)
+
+    def filled():
+        for part in x.split(4):
+            yield buffer.copy_(part)
+
+    assert_equal(estimate_importance(model, filled()), estimate_importance(model, x))
 
 
 def test_max_samples_cuts_a_mini_batch():
