@@ -34,8 +34,13 @@ _CLAUSES: tuple[dict[str, str], ...] = (
         "equal": f"has the same mean as {_BEST}",
         "lower": f"has a lower mean than {_BEST}",
     },
+    {
+        "same": "is within noise of each of its variants",
+        "apart": "differs from a variant beyond noise",
+    },
     {"alone": "has nothing to be compared with", "lost": "has no finished run"},
 )
+_RANKS = (*_CLAUSES[1], *_CLAUSES[2], *_CLAUSES[-1])
 _FEW = 2  # the clause on parts with too few seeds
 _COUNTS = {2: "both", 3: "all three", 4: "all four", 5: "all five", 6: "all six"}
 
@@ -57,16 +62,17 @@ def answer(parts: Sequence["PartResult"], focal: str | None, title: str) -> str:
 
     Returns:
         One sentence. Ahead and behind mean beyond noise; the size in parentheses is that of the
-        difference to the best other method, with its interval where it is beyond noise.
+        difference to the best other method or to a variant, with its interval where it is beyond
+        noise.
     """
     if focal is None:
         return "The study names no method that its others could be compared with."
     claims = [claim for part in parts for claim in _claims(part, focal)]
     if all(claim.kind in _CLAUSES[-1] for claim in claims):
         return f"No finished run of {title} can be compared with another method yet."
-    ranks = [claim for claim in claims if claim.kind not in _CLAUSES[0]]
+    ranks = [claim for claim in claims if claim.kind in _RANKS]
     if ranks and all(claim.kind == "first" for claim in ranks):
-        claims = ranks
+        claims = [claim for claim in claims if claim.kind not in _CLAUSES[0]]
     names = heads(parts)
     single = len(parts) == 1
     throughout = all_stand_ins(parts)
@@ -174,8 +180,9 @@ def _claims(part: "PartResult", focal: str) -> list[_Claim]:
     if ours is None:
         return []
     found = {c.other: c for c in part.comparisons if c.metric.key == _METRIC}
+    variants = _variants(part, focal)
     if not ours.runs or not found:
-        return [_Claim("alone" if ours.runs else "lost", part)]
+        return variants or [_Claim("alone" if ours.runs else "lost", part)]
 
     def mean(comparison: "Comparison") -> float:
         other = part.method(comparison.other)
@@ -184,13 +191,25 @@ def _claims(part: "PartResult", focal: str) -> list[_Claim]:
     best = max(found.values(), key=mean)
     if not best.paired.difference.is_interval:
         return [_few(part, best)]
-    claims = []
+    claims = variants
     if _NAIVE in found and found[_NAIVE].paired.difference.is_interval:
         kinds = {True: "above naive", None: "near naive", False: "below naive"}
         claims.append(_Claim(kinds[found[_NAIVE].better], part))
     if found.keys() != {_NAIVE}:
         claims.append(_rank(part, best, all(c.better for c in found.values())))
     return claims
+
+
+def _variants(part: "PartResult", focal: str) -> list[_Claim]:
+    found = [c for c in part.variants if c.ours == focal and c.metric.key == _METRIC]
+    if not found or not all(c.paired.difference.is_interval for c in found):
+        return []
+    apart = [
+        f"{_title(part, c)}, {text.points_interval(c.paired.difference)} points"
+        for c in found
+        if c.better is not None
+    ]
+    return [_Claim("apart" if apart else "same", part, "; ".join(apart))]
 
 
 def _rank(part: "PartResult", best: "Comparison", first: bool) -> _Claim:

@@ -143,6 +143,26 @@ def test_naive_alone_and_nothing_at_all():
     assert say(none, digits=WINS).startswith("The study names no method")
 
 
+def test_variants_are_spoken_of_with_and_without_other_methods():
+    forms = ["mas", "mas_vector", "avalanche_mas"]
+    alike = {**WINS, "mas_vector": WINS["mas"], "avalanche_mas": WINS["mas"]}
+    apart = {**alike, "avalanche_mas": 0.3}
+    alone = synthetic.study(parts=["digits", "letters"], methods=forms)
+    assert say(alone, digits=alike, letters=alike) == (
+        "In average accuracy MAS is within noise of each of its variants on both parts."
+    )
+    assert say(alone, digits=alike, letters=apart) == (
+        "In average accuracy MAS is within noise of each of its variants on Digits problem, and "
+        "differs from a variant beyond noise on Letters problem (MAS (Avalanche's own), +0 "
+        "[+0, +0] points)."
+    )
+    beside = synthetic.study(parts=["digits"], methods=["naive", *forms])
+    assert say(beside, digits=alike) == (
+        "In average accuracy on Digits problem, MAS beats naive training beyond noise; it is "
+        "within noise of each of its variants."
+    )
+
+
 def test_stand_ins_are_called_so():
     both = synthetic.study()
     said = say(both, digits=WINS, glyphs=LOSES)
