@@ -139,6 +139,28 @@ def shipped_ewc(model, tasks, make_optimizer, strength):
     _learn_all(model, tasks, make_optimizer, penalty, end_of_task)
 
 
+def shipped_si(model, tasks, make_optimizer, strength):
+    """On a CPU: weights that are not contiguous alone are copied, and so have importance."""
+    names = [name for name, p in model.named_parameters() if not p.is_contiguous()]
+    optimizer, anchor = make_optimizer(model.parameters()), plain.snapshot(model)
+    total, weight = _zeros(model), _zeros(model)
+    for x, y in tasks:
+        path = _zeros(model)
+        for x_b, y_b in plain.mini_batches(x, y, EPOCHS, BATCH):
+            before = plain.snapshot(model)
+            optimizer.zero_grad()
+            away = strength / 2 * plain.distance(model, weight, anchor)
+            (F.cross_entropy(model(x_b), y_b) + away).backward()
+            optimizer.step()
+            for name, p in model.named_parameters():
+                path[name] -= p.grad * (p.detach() - before[name])
+        for name, end in plain.snapshot(model).items():
+            if name in names:
+                total[name] += path[name] / ((end - anchor[name]) ** 2 + 1e-7)
+                weight[name] = total[name].clamp(max=0.001)
+        anchor = plain.snapshot(model)
+
+
 def shipped_lwf(model, tasks, make_optimizer, strength):
     """Without the factor T², here of temperature 2."""
     _baseline(plain.lwf)(model, tasks, make_optimizer, strength / 4)

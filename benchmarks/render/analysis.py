@@ -427,12 +427,20 @@ def _focal(study: Study) -> str | None:
     return next((i.name for i in infos if not i.joint and i.strength is not None), None)
 
 
+def _related(info: MethodInfo, part: Part) -> MethodInfo:
+    """Compare a variant with the method that it is declared to be one of, where both are there."""
+    variant = part.variants.get(info.name)
+    if variant is None or variant.method not in part.methods:
+        return info
+    return replace(info, variant_of=variant.method)
+
+
 def _analyse_part(
     study: Study, part: Part, records: Sequence[Record], focal: str | None
 ) -> PartResult:
     stream = next((r.stream for r in records if r.stream), {})
     names = _task_names(records)
-    infos = [describe_method(name, part.variants) for name in part.methods]
+    infos = [_related(describe_method(name, part.variants), part) for name in part.methods]
     finished = {
         (r.method, r.seed): r
         for r in records

@@ -26,7 +26,8 @@ from tests.continual import (
     tensors,
     train,
 )
-from tests.plain_methods import PLAIN
+from tests.mas_avalanche.baselines import plain
+from tests.plain_methods import BATCH, EPOCHS, PLAIN, shipped_si
 
 ALL = [
     "avalanche_ewc",
@@ -168,6 +169,40 @@ def test_each_method_trains_to_the_weights_of_plain_pytorch(name, optimizer):
     PLAIN["naive"](unprotected, tasks, optimizer, None)
     acts = name not in ("naive", "avalanche_si")
     assert (largest_difference(ours, unprotected) > 1e-3) == acts
+
+
+def test_si_trains_to_the_weights_of_plain_pytorch_where_it_cuts_at_zero():
+    def rough(parameters):
+        return torch.optim.SGD(parameters, lr=0.5, momentum=0.9)
+
+    ours, theirs, stream = single_head(), single_head(), experiences()
+    tasks = [tensors(experience) for experience in stream]
+    train(ours, stream, methods.get("si").make(0.1), optimizer=rough)
+    _, num_cut = plain.si(
+        theirs, tasks, 0.1, rough(theirs.parameters()), epochs=EPOCHS, batch_size=BATCH
+    )
+    assert num_cut > 0
+    assert_same_weights(ours, theirs, tolerance=1e-8)
+
+
+def test_avalanche_s_si_is_plain_pytorch_that_protects_kernels_with_channels_last():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Unflatten(1, (2, 1, 3)),
+        nn.Conv2d(2, 4, (1, 2)),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    ).to(memory_format=torch.channels_last)
+    assert not model[1].weight.is_contiguous()
+    ours, theirs, unprotected = copies(model, 3)
+    stream = experiences(dtype=torch.float32)
+    tasks = [tensors(experience) for experience in stream]
+    train(ours, stream, methods.get("avalanche_si").make(1000.0))
+    shipped_si(theirs, tasks, sgd, 1000.0)
+    assert_same_weights(ours, theirs, tolerance=1e-5)
+    PLAIN["naive"](unprotected, tasks, sgd, None)
+    assert largest_difference(ours, unprotected) > 1e-3
 
 
 def test_joint_training_is_a_loop_over_the_shuffled_union():
