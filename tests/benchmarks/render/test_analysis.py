@@ -14,6 +14,7 @@ from benchmarks.render.tables import (
     selection_table,
     variants_table,
 )
+from benchmarks.study import Variant
 from tests.benchmarks import synthetic
 
 
@@ -116,6 +117,22 @@ def test_a_variant_is_compared_with_its_method_and_crowned_by_none():
     rows = variants_table(part).rows
     assert [row.method for row in rows[:3]] == ["mas_local", "avalanche_mas", "avalanche_ewc"]
     assert rows[2].cells[-1].text == "better"
+
+
+def test_a_declared_variant_goes_with_the_method_that_it_is_one_of():
+    names = ["naive", "mas", "mas_test", "mas_local", "mas_local_test"]
+    declared = {name: Variant(name.removesuffix("_test"), name) for name in names if "test" in name}
+    study = synthetic.study(parts=["digits"], methods=names)
+    parts = tuple(dataclasses.replace(part, variants=declared) for part in study.parts)
+    study = dataclasses.replace(study, parts=parts)
+    (part,) = _digits(study, loss=dict.fromkeys(names, 0.1)).parts
+    pairs = {(c.ours, c.other) for c in part.variants}
+    assert pairs == {
+        ("mas", "mas_test"),
+        ("mas", "mas_local"),
+        ("mas_local", "mas_local_test"),
+    }
+    assert {c.other for c in part.comparisons} == {"naive"}
 
 
 def test_a_variant_without_its_method_competes():
