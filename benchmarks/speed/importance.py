@@ -37,8 +37,9 @@ from tqdm.auto import tqdm
 
 from mas_avalanche.importance import estimate_importance
 from mas_avalanche.per_sample import kernel
+from mas_avalanche.per_sample.gradients import Product, Settings
 
-__all__ = ["CASES", "METHODS", "Case", "measure"]
+__all__ = ["CASES", "METHODS", "PRODUCTS", "Case", "measure", "measure_products"]
 
 _CHUNK = 8  # samples whose gradients peers hold at a time: 1.8 GB on AlexNet
 _TOP = 12  # operations listed in a profile
@@ -201,6 +202,64 @@ def _mean(sums: dict[str, Tensor], batches: Sequence[Tensor]) -> dict[str, Tenso
     return {name: total / count for name, total in sums.items()}
 
 
+PRODUCTS: dict[str, tuple[int, int, int]] = {
+    "AlexNet, second convolution": (192, 1600, 729),
+    "AlexNet, third convolution": (384, 1728, 169),
+    "ResNet-18, 128 channels": (128, 1152, 256),
+    "ResNet-18, 512 channels": (512, 4608, 16),
+    "ViT, wide linear layer": (768, 192, 65),
+}
+"""Outputs, inputs and positions of layers that see several positions of a sample."""
+
+
+def measure_products(*, samples: int = 32, rounds: int = 7) -> dict[str, dict[str, Any]]:
+    """Time the arithmetic of weight gradients alone: of a mini-batch, and of each sample.
+
+    Args:
+        samples: Samples a mini-batch.
+        rounds: Rounds of each.
+
+    Returns:
+        By layer ``outputs``, ``inputs``, ``positions``, and medians in multiply-adds a second:
+        ``batch`` for one product over all samples, ``each`` for one product a sample that nothing
+        is taken of, and ``magnitudes`` for ours, which are added up as well.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, (outputs, inputs, positions) in PRODUCTS.items():
+        x, delta = torch.randn(samples, positions, inputs), torch.randn(samples, positions, outputs)
+        total, one = torch.zeros(outputs, inputs), torch.empty(outputs, inputs)
+        work = samples * positions * outputs * inputs
+        ways = {
+            "batch": partial(_whole, x, delta, one),
+            "each": partial(_apart, x, delta, one),
+            "magnitudes": partial(_magnitudes, x, delta, total),
+        }
+        speeds: dict[str, list[float]] = {way: [] for way in ways}
+        for number in range(rounds + 1):
+            for way, run in ways.items():
+                start = time.perf_counter()
+                run()
+                if number:  # the first warms up
+                    speeds[way].append(work / (time.perf_counter() - start))
+        found[name] = {"outputs": outputs, "inputs": inputs, "positions": positions} | {
+            way: statistics.median(values) for way, values in speeds.items()
+        }
+    return found
+
+
+def _whole(x: Tensor, delta: Tensor, out: Tensor) -> None:
+    torch.mm(delta.flatten(0, 1).t(), x.flatten(0, 1), out=out)
+
+
+def _apart(x: Tensor, delta: Tensor, out: Tensor) -> None:
+    for a, d in zip(x, delta, strict=True):
+        torch.mm(d.t(), a, out=out)
+
+
+def _magnitudes(x: Tensor, delta: Tensor, total: Tensor) -> None:
+    Product().add(total, [x], [delta], Settings(power=1, budget=128 * 2**20))
+
+
 Method = Callable[[nn.Module, Sequence[Tensor]], Mapping[str, Tensor] | None]
 METHODS: dict[str, Method] = {
     "ours": _ours,
@@ -235,7 +294,8 @@ def measure(
         A dictionary of plain values: ``environment``, and for each case its ``methods``, each with
         ``seconds`` (one a round, for all mini-batches), ``median_seconds``, ``ratio`` (median over
         rounds of its time to the plain pass's), ``peak_bytes`` (beyond model and data),
-        ``relative_error`` (largest over tensors, against ours); and ``profile``.
+        ``relative_error`` (largest over tensors, against ours); and ``profile``; beside the cases
+        ``products``, see :func:`measure_products`.
 
     Raises:
         ValueError: If a case is unknown or the numbers of rounds make no sense.
@@ -257,7 +317,12 @@ def measure(
             _measure_case(case, rounds, peer_rounds)
             for case in tqdm(cases, desc="speed", disable=not progress)
         ]
-        return {"format": 1, "environment": _environment_facts(), "cases": results}
+        return {
+            "format": 1,
+            "environment": _environment_facts(),
+            "cases": results,
+            "products": measure_products(rounds=rounds),
+        }
     finally:
         torch.set_num_threads(before)
 

@@ -22,6 +22,7 @@ def test_measures_and_writes_a_page_that_the_check_accepts(tmp_path, monkeypatch
     case = importance.Case("small", "A small net", _small, (3, 5, 5), 6, 2)
     workloads = {"a small net": (ten_classes, (3, 5, 5), 12, 6)}
     monkeypatch.setattr(importance, "CASES", (case,))
+    monkeypatch.setattr(importance, "PRODUCTS", {"a layer": (6, 7, 5)})
     monkeypatch.setattr(importance, "_peak_memory", lambda case, method: 2**20)
     monkeypatch.setattr(training, "_workloads", lambda: workloads)
     monkeypatch.setattr(
@@ -48,6 +49,7 @@ def test_measures_and_writes_a_page_that_the_check_accepts(tmp_path, monkeypatch
         "plain loop",
         "3 tasks",
         "width 4",
+        "a layer",
     ):
         assert words in page
 

@@ -17,6 +17,7 @@ def _small():
 def small(monkeypatch):
     case = Case("small", "A small net", _small, (3, 5, 5), 6, 2, peers=True)
     monkeypatch.setattr(importance, "CASES", (case,))
+    monkeypatch.setattr(importance, "PRODUCTS", {"a layer": (6, 7, 5)})
     monkeypatch.setattr(importance, "_peak_memory", lambda case, method: 1)
     return case
 
@@ -35,6 +36,22 @@ def test_every_method_is_timed_and_agrees(small):
     for name, method in methods.items():
         assert name == "plain" or method["relative_error"] < 1e-4, name
     assert case["profile"]["ours"][0]["share"] > 0
+
+
+def test_products_by_themselves_compute_what_they_say(monkeypatch):
+    x, delta = torch.randn(4, 5, 7), torch.randn(4, 5, 6)
+    out, total = torch.empty(6, 7), torch.zeros(6, 7)
+    each = torch.einsum("nlo,nli->noi", delta, x)
+    importance._whole(x, delta, out)
+    torch.testing.assert_close(out, each.sum(0), rtol=1e-4, atol=1e-5)
+    importance._apart(x, delta, out)
+    torch.testing.assert_close(out, each[-1], rtol=1e-4, atol=1e-5)
+    importance._magnitudes(x, delta, total)
+    torch.testing.assert_close(total, each.abs().sum(0), rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(importance, "PRODUCTS", {"a layer": (6, 7, 5)})
+    (found,) = importance.measure_products(samples=4, rounds=2).values()
+    assert found["positions"] == 5
+    assert min(found["batch"], found["each"], found["magnitudes"]) > 0
 
 
 def test_unknown_cases_are_named(small):
