@@ -16,11 +16,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from benchmarks import provenance
 from benchmarks.cluster import START, Cluster, ClusterError, connected, gpus_of, num_slots
 from benchmarks.dispatch import Interrupted, Mode, Settings, default_processes, run_plan
+from benchmarks.exits import INTERRUPTED
 from benchmarks.record import Record, RecordError, read_lines
 from benchmarks.selection import Plan
 from benchmarks.storage import Folder
@@ -36,8 +35,6 @@ OTHERS = {
     "sync": ("benchmarks.tracking.sync", "send runs kept offline to Weights & Biases"),
 }
 """Commands of other modules: each has ``main(arguments) -> int``."""
-
-INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -208,6 +205,8 @@ def _check_device(name: str, *, here: bool) -> None:
         raise ValueError(f"Expected --device to be cpu, cuda or cuda:NUMBER, got {name}.")
     if kind == "cpu" or not here:
         return
+    import torch
+
     count = torch.cuda.device_count()
     if int(index or 0) >= count:
         raise ValueError(
@@ -255,7 +254,7 @@ def _do_runs(
 def _wandb_mode(chosen: Mode | None) -> Mode:
     if chosen is not None:
         return chosen
-    from benchmarks.tracking import default_mode
+    from benchmarks.tracking.client import default_mode
 
     return default_mode()
 

@@ -9,7 +9,6 @@ computes the very numbers that it would have computed, to the bit on the same ha
 import io
 import pickle
 import random
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from benchmarks.exits import STOPPED
+
 __all__ = [
-    "STOPPED",
     "Keeper",
     "Place",
     "Positioned",
@@ -33,9 +33,6 @@ __all__ = [
 
 AFTER_TASK = 2.0
 """Seconds of work that are cheaper to repeat than to keep."""
-
-STOPPED = 128 + signal.SIGTERM
-"""Exit code of a process that was asked to stop and has kept its state."""
 
 
 class Place(Protocol):

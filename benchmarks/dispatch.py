@@ -26,8 +26,8 @@ from types import FrameType
 from typing import Literal
 
 from benchmarks import provenance
-from benchmarks.checkpoint import STOPPED
 from benchmarks.data import DataError
+from benchmarks.exits import STOPPED
 from benchmarks.record import Record, RecordError
 from benchmarks.selection import Plan
 from benchmarks.store import Store, StoreError
@@ -489,8 +489,8 @@ def _mirror(record: Record, settings: Settings) -> None:
     if settings.wandb == "disabled":
         return
     try:
-        from benchmarks import tracking
+        from benchmarks.tracking.client import mirror
     except ImportError as error:
         print(f"The run is not mirrored to wandb: {error}.", file=sys.stderr)
         return
-    tracking.mirror(record, settings.wandb, settings.wandb_folder)
+    mirror(record, settings.wandb, settings.wandb_folder)

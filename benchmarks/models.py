@@ -5,19 +5,20 @@ layer with an output for every class of the whole stream. All heads are drawn wi
 network, so a head that has not been trained yet can be measured too.
 """
 
+from __future__ import annotations
+
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.schema import check_known
 from benchmarks.streams import Stream
-from mas_avalanche.alexnet import MultiHeadAlexNet
-from mas_avalanche.heads import MultiHeadModel
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = [
     "alexnet",
@@ -89,6 +90,8 @@ def mlp(stream: Stream, *, hidden: Sequence[int] = (256, 256), dropout: float = 
         hidden: Width of each hidden layer.
         dropout: Share of activations dropped after each hidden layer while training.
     """
+    from torch import nn
+
     widths = [math.prod(stream.input_shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
     for inside, outside in pairwise(widths):
@@ -114,6 +117,8 @@ def cnn(
     Raises:
         ValueError: If the inputs are no images, or too small for so many halvings.
     """
+    from torch import nn
+
     depth, height, width = _image_shape(stream, "cnn")
     layers: list[nn.Module] = []
     for inside, outside in pairwise([depth, *channels]):
@@ -156,6 +161,8 @@ def zenke_cnn(
         Zenke, Poole and Ganguli (2017), Continual learning through synaptic intelligence, ICML;
         github.com/ganguli-lab/pathint, fig_transfer_cifar/train.py.
     """
+    from torch import nn
+
     if len(dropout) != 2:
         raise ValueError(
             "Expected `dropout` to be two shares, after each halving and after the hidden layer, "
@@ -199,6 +206,8 @@ def alexnet(
     Raises:
         ValueError: If the task is not known at test time, or an option is unknown.
     """
+    from mas_avalanche.alexnet import MultiHeadAlexNet
+
     if initialisation not in ("torch", "he"):
         raise ValueError(
             f"Expected `initialisation` to be 'torch' or 'he', got {initialisation!r}."
@@ -221,6 +230,8 @@ def alexnet(
 
 
 def _draw_he(trunk: nn.Module) -> None:
+    from torch import nn
+
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -239,10 +250,16 @@ def _image_shape(stream: Stream, name: str) -> tuple[int, int, int]:
 
 
 def _dropout(share: float) -> list[nn.Module]:
+    from torch import nn
+
     return [nn.Dropout(share)] if share else []
 
 
 def _with_outputs(layers: list[nn.Module], in_features: int, stream: Stream) -> nn.Module:
+    from torch import nn
+
+    from mas_avalanche.heads import MultiHeadModel
+
     num_classes = [task.num_classes for task in stream.tasks]
     if stream.scenario == "task":
         return MultiHeadModel(nn.Sequential(*layers), in_features, num_classes)

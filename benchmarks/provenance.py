@@ -11,8 +11,6 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-import torch
-
 __all__ = [
     "code_version",
     "commit",
@@ -83,6 +81,8 @@ def _git(*arguments: str) -> str | None:
 @cache
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that compute."""
+    import torch
+
     # What torch says of itself names its build too.
     found = {"python": platform.python_version(), "torch": torch.__version__}
     for package in PACKAGES:
@@ -100,6 +100,8 @@ def processor(device: str) -> str:
     Args:
         device: As torch writes it.
     """
+    import torch
+
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -116,6 +118,8 @@ def reset_peak_memory(device: str) -> None:
     Args:
         device: As torch writes it.
     """
+    import torch
+
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -133,6 +137,8 @@ def peak_memory(device: str) -> int:
     Args:
         device: As torch writes it.
     """
+    import torch
+
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -12,6 +12,8 @@ the last tenth of the array holds the last tenth of every class. A validation pa
 off without copying anything.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -23,12 +25,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from benchmarks.data.errors import DamagedData, DataError
 from benchmarks.data.locks import locked
@@ -42,6 +42,9 @@ from benchmarks.data.readers import (
     Pictures,
     UInt8Array,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["LETTERS_TEST_SHARE", "Loaded", "decode", "load"]
 
@@ -273,6 +276,8 @@ def _decoded(pictures: Sequence[Picture], size: int, label: str) -> Iterator[UIn
 
 
 def _mapped(target: Path) -> Loaded:
+    import torch
+
     # Copy-on-write: torch wants writable memory, and what is written never reaches the file.
     train_x, train_y, test_x, test_y = (
         torch.from_numpy(np.load(target / f"{name}.npy", mmap_mode="c")) for name in _FILES

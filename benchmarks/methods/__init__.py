@@ -1,7 +1,8 @@
 """The methods that studies compare: one file a method, and the files are the registry.
 
 A file ``NAME.py`` in this folder defines ``METHOD = Method(name="NAME", ...)``, and its docstring
-lists every choice that the paper leaves open. Nothing else has to be told of a new method.
+lists every choice that the paper leaves open. Nothing else has to be told of a new method. Plugins,
+and with them torch, are imported where they are made: listing and reporting need neither.
 """
 
 import importlib

@@ -1,8 +1,14 @@
-"""What Avalanche's own plugins need to take part: a count of the numbers that they keep."""
+"""Avalanche's own plugins with what they need to take part: a count of what they keep."""
 
 from collections.abc import Iterator
 from typing import Any
 
+from avalanche.training.plugins import (
+    EWCPlugin,
+    LwFPlugin,
+    MASPlugin,
+    SynapticIntelligencePlugin,
+)
 from torch import Tensor, nn
 
 
@@ -23,6 +29,31 @@ class CountsStored:
     def num_stored(self) -> int:
         """Count the numbers kept beside the model between experiences."""
         return self._num_stored
+
+
+class EWC(CountsStored, EWCPlugin):  # type: ignore[misc]
+    """Avalanche's EWC with a count of what it stores."""
+
+
+class LwF(CountsStored, LwFPlugin):  # type: ignore[misc]
+    """Avalanche's LwF with a count of what it stores."""
+
+
+class MAS(CountsStored, MASPlugin):  # type: ignore[misc]
+    """Avalanche's MAS with a count of what it stores."""
+
+
+class SI(CountsStored, SynapticIntelligencePlugin):  # type: ignore[misc]
+    """Avalanche's SI with a count of what it stores."""
+
+    @property
+    def strength(self) -> float:
+        """The strength of every experience, which Avalanche keeps in a list of one."""
+        return float(self.si_lambda[0])
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        self.si_lambda = [value]
 
 
 def count_numbers(holder: object, *, beside: nn.Module) -> int:

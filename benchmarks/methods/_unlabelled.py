@@ -1,13 +1,15 @@
 """Inputs without labels that a method may measure importance on in place of the training data."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from benchmarks.streams import Task
-from mas_avalanche.tensor_batches import BatchDataset
+
+if TYPE_CHECKING:
+    from mas_avalanche.tensor_batches import BatchDataset
 
 __all__ = ["Source", "Unlabelled", "inputs_from"]
 
@@ -40,6 +42,10 @@ class Unlabelled:
         Raises:
             ValueError: If the task has none of the classes that stay in use.
         """
+        import torch
+
+        from mas_avalanche.tensor_batches import BatchDataset
+
         x, test = self.task.train.x, getattr(self.task, self.measured).x
         if source == "test":
             x = test

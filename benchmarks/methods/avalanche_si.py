@@ -10,27 +10,13 @@ total gradient, and the penalty has a factor ½ and leaves out normalisation lay
 
 from typing import Any
 
-from avalanche.training.plugins import SynapticIntelligencePlugin
-
 from benchmarks.methods import Method, get
-from benchmarks.methods._shipped import CountsStored
-
-
-class _SI(CountsStored, SynapticIntelligencePlugin):  # type: ignore[misc]
-    """Avalanche's plugin with a count of what it stores."""
-
-    @property
-    def strength(self) -> float:
-        """The strength of every experience, which Avalanche keeps in a list of one."""
-        return float(self.si_lambda[0])
-
-    @strength.setter
-    def strength(self, value: float) -> None:
-        self.si_lambda = [value]
 
 
 def _plugins(strength: float) -> list[Any]:
-    return [_SI(si_lambda=strength)]
+    from benchmarks.methods._shipped import SI
+
+    return [SI(si_lambda=strength)]
 
 
 METHOD = Method(

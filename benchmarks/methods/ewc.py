@@ -7,7 +7,6 @@ The choices that the paper leaves open are listed in ``mas_avalanche.baselines.e
 from typing import Any, Literal
 
 from benchmarks.methods import Method
-from mas_avalanche.baselines import EWCPlugin
 
 
 def _plugins(
@@ -16,6 +15,8 @@ def _plugins(
     mode: Literal["separate", "online"] = "separate",
     decay_factor: float = 1.0,
 ) -> list[Any]:
+    from mas_avalanche.baselines import EWCPlugin
+
     return [EWCPlugin(strength, mode=mode, decay_factor=decay_factor)]
 
 

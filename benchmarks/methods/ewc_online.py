@@ -8,10 +8,11 @@ paper leaves open are listed in ``mas_avalanche.baselines.ewc``. Option: ``decay
 from typing import Any
 
 from benchmarks.methods import Method, get
-from mas_avalanche.baselines import EWCPlugin
 
 
 def _plugins(strength: float, *, decay_factor: float = 1.0) -> list[Any]:
+    from mas_avalanche.baselines import EWCPlugin
+
     return [EWCPlugin(strength, mode="online", decay_factor=decay_factor)]
 
 

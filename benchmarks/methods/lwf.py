@@ -7,10 +7,11 @@ The choices that the paper leaves open are listed in ``mas_avalanche.baselines.l
 from typing import Any
 
 from benchmarks.methods import Method
-from mas_avalanche.baselines import LwFPlugin
 
 
 def _plugins(strength: float, *, temperature: float = 2.0, warmup_epochs: int = 0) -> list[Any]:
+    from mas_avalanche.baselines import LwFPlugin
+
     return [LwFPlugin(strength, temperature=temperature, warmup_epochs=warmup_epochs)]
 
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from benchmarks.methods import Method
 from benchmarks.methods._unlabelled import Source, inputs_from
-from mas_avalanche.plugin import MASPlugin
 
 
 def _plugins(strength: float, *, importance_data: Source = "train") -> list[Any]:
+    from mas_avalanche.plugin import MASPlugin
+
     return [MASPlugin(strength, importance_data=inputs_from(importance_data))]
 
 

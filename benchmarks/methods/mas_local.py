@@ -14,10 +14,11 @@ from typing import Any
 
 from benchmarks.methods import Method, get
 from benchmarks.methods._unlabelled import Source, inputs_from
-from mas_avalanche.plugin import MASPlugin
 
 
 def _plugins(strength: float, *, importance_data: Source = "train") -> list[Any]:
+    from mas_avalanche.plugin import MASPlugin
+
     data = inputs_from(importance_data)
     return [MASPlugin(strength, objective="local", importance_data=data)]
 

@@ -10,10 +10,11 @@ Choices:
 from typing import Any
 
 from benchmarks.methods import Method, get
-from mas_avalanche.plugin import MASPlugin
 
 
 def _plugins(strength: float) -> list[Any]:
+    from mas_avalanche.plugin import MASPlugin
+
     return [MASPlugin(strength, objective="vector")]
 
 

@@ -7,10 +7,11 @@ The choices that the paper leaves open are listed in ``mas_avalanche.baselines.s
 from typing import Any
 
 from benchmarks.methods import Method
-from mas_avalanche.baselines import SIPlugin
 
 
 def _plugins(strength: float, *, xi: float = 0.1) -> list[Any]:
+    from mas_avalanche.baselines import SIPlugin
+
     return [SIPlugin(strength, xi=xi)]
 
 

@@ -2,7 +2,8 @@
 
 One module a stream: ``benchmarks/streams/<name>.py`` with a function
 ``build(seed, *, data_root=None, **options) -> Stream``. A new file is a new stream; names that
-begin with an underscore are helpers.
+begin with an underscore are helpers. Those that need torch are imported where a stream is built:
+listing and reporting do without.
 """
 
 import importlib

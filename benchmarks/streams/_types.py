@@ -1,11 +1,14 @@
 """What a stream is made of."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["Scenario", "Split", "Stream", "Task"]
 
@@ -25,6 +28,8 @@ class Split:
     y: Tensor
 
     def __post_init__(self) -> None:
+        import torch
+
         if len(self.x) != len(self.y):
             raise ValueError(
                 f"Expected `y` to have one label a sample, got {len(self.y)} labels for "

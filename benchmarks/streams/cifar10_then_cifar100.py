@@ -15,8 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import data
-from benchmarks.streams._datasets import cifar_tasks, class_groups
-from benchmarks.streams._transforms import Normalize
 from benchmarks.streams._types import Scenario, Stream
 
 __all__ = ["build"]
@@ -51,6 +49,9 @@ def build(
     Raises:
         ValueError: If an option is outside its range.
     """
+    from benchmarks.streams._datasets import cifar_tasks, class_groups
+    from benchmarks.streams._transforms import Normalize
+
     if not 2 <= tasks <= 11:
         raise ValueError(f"Expected `tasks` to lie in 2..11, got {tasks}.")
     data.require(("cifar10", "cifar100"), data_root)

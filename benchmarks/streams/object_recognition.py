@@ -38,22 +38,24 @@ Where this differs from what is known of the paper and of the survey that repeat
 Pixels are normalised with the mean and deviation of ImageNet, as the weights expect.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from benchmarks import data
-from benchmarks.streams._datasets import at_most_per_class
-from benchmarks.streams._transforms import CentreCrop, Normalize, RandomCrop
 from benchmarks.streams._types import Split, Stream, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from benchmarks.streams._transforms import CentreCrop, RandomCrop
 
 __all__ = ["build"]
 
 _TASKS = ("flowers", "scenes", "birds", "cars", "aircraft", "actions", "letters", "svhn")
 _CHARACTERS = ("letters", "svhn")
-_NORMALIZE = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def build(
@@ -88,6 +90,8 @@ def build(
     Raises:
         ValueError: If an option is outside its range.
     """
+    from benchmarks.streams._transforms import CentreCrop, Normalize, RandomCrop
+
     del seed
     unknown = [name for name in tasks if name not in _TASKS]
     if unknown:
@@ -97,6 +101,7 @@ def build(
     if not 0 <= validation < 1:
         raise ValueError(f"Expected `validation` to lie in [0, 1), got {validation}.")
     data.require(tasks, data_root)
+    normalize = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     made = []
     for name in tasks:
         stored = None if name == "svhn" else round(image_size * 8 / 7)
@@ -109,7 +114,7 @@ def build(
                 loaded,
                 validation,
                 (train_per_class, test_per_class),
-                CentreCrop(crop, image_size, _NORMALIZE),
+                CentreCrop(crop, image_size, normalize),
                 RandomCrop(crop, flip=flip) if augment else None,
             )
         )
@@ -145,6 +150,10 @@ def _task(
 
 
 def _thinned(x: Tensor, y: Tensor, count: int | None) -> Split:
+    import torch
+
+    from benchmarks.streams._datasets import at_most_per_class
+
     if count is None or not len(y):
         return Split(x, y)
     chosen = at_most_per_class(y, count)

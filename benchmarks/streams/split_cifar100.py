@@ -7,11 +7,10 @@ References:
     Krizhevsky (2009), Learning multiple layers of features from tiny images.
 """
 
-from benchmarks.streams._datasets import split_cifar_builder
-from benchmarks.streams._transforms import Normalize
+from benchmarks.streams._builders import split_cifar_builder
 
 __all__ = ["build"]
 
 build = split_cifar_builder(
-    "cifar100", "CIFAR-100", 100, 10, Normalize((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+    "cifar100", "CIFAR-100", 100, 10, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)
 )

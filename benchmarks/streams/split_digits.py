@@ -8,15 +8,16 @@ References:
     handwritten digit recognition (the set, by way of the UCI repository).
 """
 
+from __future__ import annotations
+
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from benchmarks.streams._splits import Chosen, class_tasks, generator, one_of, stratified
-from benchmarks.streams._transforms import Normalize
 from benchmarks.streams._types import Scenario, Stream
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["build"]
 
@@ -42,6 +43,11 @@ def build(
     Raises:
         ValueError: If an option is outside its range.
     """
+    import torch
+
+    from benchmarks.streams._splits import Chosen, class_tasks, generator, one_of, stratified
+    from benchmarks.streams._transforms import Normalize
+
     del data_root
     one_of("scenario", scenario, ("task", "class"))
     x, y = _digits()
@@ -66,6 +72,7 @@ def build(
 
 @cache
 def _digits() -> tuple[Tensor, Tensor]:
+    import torch
     from sklearn.datasets import load_digits
 
     digits = load_digits()

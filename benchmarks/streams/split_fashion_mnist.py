@@ -11,9 +11,6 @@ References:
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.streams._datasets import class_groups, split_in_three
-from benchmarks.streams._splits import class_tasks, one_of
-from benchmarks.streams._transforms import Normalize
 from benchmarks.streams._types import Scenario, Stream
 
 __all__ = ["build"]
@@ -43,6 +40,10 @@ def build(
     Returns:
         Images of shape (1, 28, 28).
     """
+    from benchmarks.streams._datasets import class_groups, split_in_three
+    from benchmarks.streams._splits import class_tasks, one_of
+    from benchmarks.streams._transforms import Normalize
+
     one_of("scenario", scenario, ("task", "class"))
     groups = class_groups(10, tasks, class_order, seed)
     parts, names = split_in_three("fashion_mnist", seed, data_root, validation, train_per_class)

@@ -1,10 +1,6 @@
 """Weights & Biases beside the studies: every record mirrored as a run, never its source.
 
-`mirror` hands a finished record to a process of its own, waits a bounded time and never raises.
-When wandb is missing, refuses, hangs or finds no disk, that is said once and the study goes on:
-the record itself is already stored.
+`client.mirror` hands a finished record to a process of its own, waits a bounded time and never
+raises. When wandb is missing, refuses, hangs or finds no disk, that is said once and the study goes
+on: the record itself is already stored.
 """
-
-from benchmarks.tracking.client import Mode, Outcome, default_mode, mirror
-
-__all__ = ["Mode", "Outcome", "default_mode", "mirror"]

@@ -1,10 +1,12 @@
 """``python -m benchmarks sync``: send runs that were kept offline to Weights & Biases.
 
 wandb's own command sends them, a few at a time and in bounded time; what it has sent it marks, so
-that nothing is sent twice and a second call goes on from there.
+that nothing is sent twice and a second call goes on from there. What it shares with the package is
+imported where something is sent: listing needs no torch.
 """
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -19,7 +21,6 @@ import psutil
 from benchmarks.study import load
 from benchmarks.tracking import page
 from benchmarks.tracking.offline import OfflineRun, offline_runs
-from mas_avalanche._wandb_process import environment, is_installed, short
 
 __all__ = ["main", "sync", "write_report"]
 
@@ -71,7 +72,7 @@ def sync(folder: Path, *, dry_run: bool = False) -> int:
     Returns:
         0 when nothing is left to send, 1 when something is.
     """
-    if not is_installed():
+    if importlib.util.find_spec("wandb") is None:
         print("Weights & Biases is not installed: `pip install wandb`.", file=sys.stderr)
         return 1
     runs = offline_runs(folder)
@@ -125,6 +126,8 @@ def write_report(study: str) -> int:
         try:
             done.append(page.publish(declared))
         except Exception as error:  # said below
+            from mas_avalanche._wandb_process import short
+
             failed.append(short(error))
 
     if not why:
@@ -162,11 +165,15 @@ def _unreachable() -> str:
     except urllib.error.HTTPError:
         return ""  # it answers; whether it takes runs is for wandb to find out
     except (OSError, ValueError) as error:
+        from mas_avalanche._wandb_process import short
+
         return f"{server} cannot be reached ({short(error)})."
 
 
 def _send(runs: list[OfflineRun]) -> str:
     """Let wandb send some runs; return why it could not, else nothing."""
+    from mas_avalanche._wandb_process import environment, short
+
     command = [sys.executable, "-m", "wandb", "sync", *(str(run.folder) for run in runs)]
     process = subprocess.Popen(
         command,

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from benchmarks import methods, streams
+from benchmarks.methods._batch_gradient import batch_gradient_importance
 from benchmarks.methods._unlabelled import Unlabelled
-from benchmarks.methods.mas_batch_gradient import batch_gradient_importance
 from mas_avalanche import estimate_importance
 from mas_avalanche.heads import MultiHeadModel
 from tests.continual import NUM_FEATURES, experiences, plain_sgd, tensors, train

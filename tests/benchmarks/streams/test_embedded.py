@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import streams
-from benchmarks.streams import Split, Stream, Task, glyphs
+from benchmarks.streams import Split, Stream, Task, _glyphs
 from benchmarks.streams._splits import generator, stratified
 from benchmarks.streams._transforms import Normalize
 
@@ -118,21 +118,21 @@ def test_glyph_tasks_keep_their_images_in_a_subset():
 
 
 def test_glyph_fonts_are_held_out_whole():
-    for alphabet in glyphs._ALPHABETS.values():
+    for alphabet in _glyphs.ALPHABETS.values():
         assert not set(alphabet.train_fonts) & set(alphabet.test_fonts)
         assert len(set(alphabet.characters)) == len(alphabet.characters)
-        train, _ = glyphs._masks(alphabet.characters, alphabet.train_fonts, 64)
-        test, owners = glyphs._masks(alphabet.characters, alphabet.test_fonts, 64)
+        train, _ = _glyphs._masks(alphabet.characters, alphabet.train_fonts, 64)
+        test, owners = _glyphs._masks(alphabet.characters, alphabet.test_fonts, 64)
         assert not rows(train) & rows(test)
         assert len(owners) == len(alphabet.characters) * len(alphabet.test_fonts)
 
 
 def test_glyphs_that_a_font_lacks_are_left_out():
-    masks, owners = glyphs._masks("A←", ("STIXGeneral", "STIXGeneralItalic", "cmr10"), 32)
+    masks, owners = _glyphs._masks("A←", ("STIXGeneral", "STIXGeneralItalic", "cmr10"), 32)
     assert owners.tolist() == [0, 1, 0, 0]
     assert (masks.flatten(1).max(dim=1).values > 0).all()
     with pytest.raises(ValueError, match=r"in one of the fonts.*'←'"):
-        glyphs._masks("A←", ("cmr10",), 32)
+        _glyphs._masks("A←", ("cmr10",), 32)
 
 
 def test_glyphs_are_quick_and_of_any_size():

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tracking import client, default_mode, mirror
+from benchmarks.tracking import client
+from benchmarks.tracking.client import default_mode, mirror
 from benchmarks.tracking.content import content_of
 from tests.wandb_files import runs_in, service_processes, wait_until
 from tests.wandb_server import failing, hanging, refusing, serve

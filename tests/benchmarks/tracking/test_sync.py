@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.tracking import client, mirror, sync
+from benchmarks.tracking import client, sync
+from benchmarks.tracking.client import mirror
 from benchmarks.tracking.offline import is_finished, offline_runs
 from tests.benchmarks.tracking.test_mirror import make_record
 from tests.wandb_files import service_processes, wait_until
