@@ -180,11 +180,12 @@ class Record:
         Raises:
             ValueError: If a number in the record is not finite.
         """
-        table = dataclasses.asdict(self)
+        # Not `asdict`, which copies every list and table in it.
+        table = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
         for name in _OPTIONAL:
             if not table[name]:
                 del table[name]
-        return json.dumps(table, sort_keys=True, allow_nan=False)
+        return json.dumps(table, sort_keys=True, allow_nan=False, default=dataclasses.asdict)
 
     @classmethod
     def from_json(cls, text: str, where: str = "the text") -> "Record":
