@@ -7,6 +7,7 @@ matrix, times, memory, versions, and what happened if the run did not finish. Ev
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -248,8 +249,8 @@ def read_lines(path: Path) -> list[Record]:
     ]
 
 
-def write_lines(records: Sequence[Record]) -> str:
-    """Join records to a text of one a line, in an order that does not depend on time.
+def write_lines(records: Sequence[Record]) -> bytes:
+    """Join records to a file of one a line, in an order that does not depend on time.
 
     Returns:
         The lines, sorted by part, method, strength, role and seed.
@@ -258,7 +259,11 @@ def write_lines(records: Sequence[Record]) -> str:
         records,
         key=lambda r: (r.part, r.method, r.strength or 0.0, r.role, r.seed, r.id),
     )
-    return "".join(f"{record.to_json()}\n" for record in ordered)
+    # Piece by piece, as joining would hold all of it three times.
+    content = io.BytesIO()
+    for record in ordered:
+        content.write(f"{record.to_json()}\n".encode())
+    return content.getvalue()
 
 
 def _refuse_constant(word: str) -> Any:

@@ -82,7 +82,7 @@ def build(study: Study, records: Sequence[Record]) -> dict[str, bytes]:
     files |= {f"tables/{table.name}.tex": page.latex_table(table) for table in _tables(content)}
     files["README.md"] = page.write("report.md.j2", context)
     files["index.html"] = page.write("report.html.j2", context)
-    files["records.jsonl"] = write_lines(records).encode()
+    files["records.jsonl"] = write_lines(records)
     files["summary.json"] = _summary(result)
     return files
 

@@ -205,7 +205,7 @@ def test_two_reports_are_put_side_by_side(tmp_path, capsys):
             )
             for record in plan.records.values()
         ]
-        (tmp_path / name / "records.jsonl").write_text(write_lines(records), encoding="utf-8")
+        (tmp_path / name / "records.jsonl").write_bytes(write_lines(records))
     into = tmp_path / "both"
     places = [str(tmp_path / name) for name in ("first", "second")]
     assert main(["report", *places, "--into", str(into)]) == 0
