@@ -23,8 +23,9 @@ References:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
-from itertools import combinations, product
+from itertools import combinations
 from math import isfinite, nan, sqrt
 from typing import Literal, TypeVar
 
@@ -41,7 +42,6 @@ __all__ = [
     "beyond_noise",
     "bootstrap_interval",
     "estimate",
-    "generator_for",
     "holm",
     "paired_difference",
     "paired_t_p_value",
@@ -112,23 +112,6 @@ class PairedDifference:
     probability_of_improvement: float
 
 
-def generator_for(*names: str) -> np.random.Generator:
-    """Make the generator of one quantity, the same in every process and whatever else is drawn.
-
-    Args:
-        *names: What the quantity is, from the general to the particular.
-
-    Returns:
-        A generator seeded by a hash of the names.
-
-    Example:
-        >>> bool(generator_for("study", "mas").random() == generator_for("study", "mas").random())
-        True
-    """
-    digest = sha256("\0".join(names).encode()).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:8], "big")))
-
-
 def standard_error(values: Sequence[float]) -> float:
     """Estimate the standard deviation of the mean of independent points.
 
@@ -148,13 +131,14 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def bootstrap_interval(
-    values: Sequence[float], generator: np.random.Generator, *, confidence: float = CONFIDENCE
+    values: Sequence[float], *, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
     """Bound the mean by the percentiles of its bootstrap distribution.
 
+    Sets of as many points are resampled alike, in every process and whatever else is estimated.
+
     Args:
         values: One point a seed, at least :data:`MIN_SEEDS`.
-        generator: Draws the resamples; see :func:`generator_for`.
         confidence: Coverage aimed at.
 
     Returns:
@@ -164,7 +148,7 @@ def bootstrap_interval(
         ValueError: If there are too few points, or one is not finite.
 
     Example:
-        >>> low, high = bootstrap_interval([1.0, 2.0, 3.0, 4.0, 5.0], generator_for("example"))
+        >>> low, high = bootstrap_interval([1.0, 2.0, 3.0, 4.0, 5.0])
         >>> 1.0 < low < 3.0 < high < 5.0
         True
     """
@@ -174,9 +158,7 @@ def bootstrap_interval(
             f"Expected `values` to hold at least {MIN_SEEDS} points, got {len(points)}. "
             "Fewer carry no interval: show the points."
         )
-    # Uniform floats rather than integers: their stream is the one that numpy keeps stable.
-    index = (generator.random((_NUM_RESAMPLES, len(points))) * len(points)).astype(np.intp)
-    means = points[index].mean(axis=1)
+    means = _resampled_means(points)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
@@ -207,12 +189,11 @@ def t_interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> tu
     return mean - half, mean + half
 
 
-def estimate(values: Sequence[float], generator: np.random.Generator) -> Estimate:
+def estimate(values: Sequence[float]) -> Estimate:
     """Estimate a mean: with an interval from :data:`MIN_SEEDS` points on, else with the range.
 
     Args:
         values: One point a seed.
-        generator: Draws the bootstrap resamples.
 
     Returns:
         The estimate; of kind ``"none"`` without points.
@@ -221,7 +202,7 @@ def estimate(values: Sequence[float], generator: np.random.Generator) -> Estimat
         ValueError: If a point is not finite.
 
     Example:
-        >>> estimate([0.25, 0.75], generator_for("example"))
+        >>> estimate([0.25, 0.75])
         Estimate(n=2, mean=0.5, standard_error=0.25, low=0.25, high=0.75, kind='range')
     """
     if len(values) == 0:
@@ -230,7 +211,7 @@ def estimate(values: Sequence[float], generator: np.random.Generator) -> Estimat
     mean, error = float(points.mean()), standard_error(values)
     if len(points) < MIN_SEEDS:
         return Estimate(len(points), mean, error, float(points.min()), float(points.max()), "range")
-    low, high = bootstrap_interval(values, generator)
+    low, high = bootstrap_interval(values)
     return Estimate(len(points), mean, error, low, high, "bootstrap")
 
 
@@ -366,14 +347,13 @@ def probability_of_improvement(
     if len(ours) == 0 or len(theirs) == 0:
         return nan
     sign = 1.0 if higher_is_better else -1.0
-    wins = [(np.sign(sign * (a - b)) + 1) / 2 for a, b in product(ours, theirs)]
-    return float(np.mean(wins))
+    wins = (np.sign(sign * np.subtract.outer(ours, theirs)) + 1) / 2
+    return float(wins.mean())
 
 
 def paired_difference(
     ours: Mapping[int, float],
     theirs: Mapping[int, float],
-    generator: np.random.Generator,
     *,
     higher_is_better: bool = True,
 ) -> PairedDifference:
@@ -382,7 +362,6 @@ def paired_difference(
     Args:
         ours: A value for each seed.
         theirs: A value for each seed.
-        generator: Draws the bootstrap resamples.
         higher_is_better: Which way is good, for the probability of improvement.
 
     Returns:
@@ -392,7 +371,7 @@ def paired_difference(
         ValueError: If a value is not finite.
 
     Example:
-        >>> comparison = paired_difference({1: 0.75, 2: 0.5}, {1: 0.5, 3: 0.1}, generator_for("x"))
+        >>> comparison = paired_difference({1: 0.75, 2: 0.5}, {1: 0.5, 3: 0.1})
         >>> comparison.seeds, comparison.difference.mean
         ((1,), 0.25)
     """
@@ -401,7 +380,7 @@ def paired_difference(
     exact = sign_flip_p_value(differences) if len(seeds) <= _MAX_EXACT else nan
     return PairedDifference(
         seeds,
-        estimate(differences, generator),
+        estimate(differences),
         paired_t_p_value(differences),
         exact,
         probability_of_improvement(
@@ -412,15 +391,12 @@ def paired_difference(
     )
 
 
-def unpaired_difference(
-    ours: Sequence[float], theirs: Sequence[float], generator: np.random.Generator
-) -> Estimate:
+def unpaired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
     """Compare two sets of runs that share no seed.
 
     Args:
         ours: One point a seed.
         theirs: One point a seed.
-        generator: Draws the bootstrap resamples, of each side on its own.
 
     Returns:
         Mean of ours minus mean of theirs. ``n`` is the smaller side's; below :data:`MIN_SEEDS`
@@ -430,7 +406,7 @@ def unpaired_difference(
         ValueError: If a point is not finite.
 
     Example:
-        >>> unpaired_difference([0.75], [0.25, 0.5], generator_for("x")).mean
+        >>> unpaired_difference([0.75], [0.25, 0.5]).mean
         0.375
     """
     a, b = _finite(ours), _finite(theirs)
@@ -442,11 +418,7 @@ def unpaired_difference(
     if n < MIN_SEEDS:
         gaps = np.subtract.outer(a, b)
         return Estimate(n, mean, error, float(gaps.min()), float(gaps.max()), "range")
-    resampled = [
-        points[(generator.random((_NUM_RESAMPLES, len(points))) * len(points)).astype(np.intp)]
-        for points in (a, b)
-    ]
-    means = resampled[0].mean(axis=1) - resampled[1].mean(axis=1)
+    means = _resampled_means(a) - _resampled_means(b, "the other side")
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(n, mean, error, float(low), float(high), "bootstrap")
 
@@ -469,7 +441,7 @@ def beyond_noise(difference: Estimate, p_value: float) -> bool:
 
 
 def best_beyond_noise(
-    values: Mapping[str, Mapping[int, float]], *, higher_is_better: bool, name: str = ""
+    values: Mapping[str, Mapping[int, float]], *, higher_is_better: bool
 ) -> str | None:
     """Find the method that is better than every other one beyond noise, if there is one.
 
@@ -481,7 +453,6 @@ def best_beyond_noise(
     Args:
         values: For each method, a value a seed.
         higher_is_better: Which way is good.
-        name: What is compared; seeds the generator of the intervals.
 
     Returns:
         The method with the best mean, if its paired difference to each other method is
@@ -501,7 +472,7 @@ def best_beyond_noise(
     sign = 1.0 if higher_is_better else -1.0
     best = max(present, key=lambda m: (sign * float(np.mean(list(present[m].values()))), m))
     comparisons = {
-        other: paired_difference(present[best], present[other], generator_for(name, best, other))
+        other: paired_difference(present[best], present[other])
         for other in sorted(present.keys() - {best})
     }
     corrected = holm(
@@ -516,6 +487,20 @@ def best_beyond_noise(
         for o, c in comparisons.items()
     )
     return best if clear else None
+
+
+def _resampled_means(points: NDArray[np.float64], side: str = "") -> NDArray[np.float64]:
+    means: NDArray[np.float64] = points[_resamples(len(points), side)].mean(axis=1)
+    return means
+
+
+@lru_cache(maxsize=4)
+def _resamples(n: int, side: str) -> NDArray[np.intp]:
+    """Draw which points each resample holds, once for all sets of ``n``."""
+    digest = sha256(f"bootstrap of {n} {side}".encode()).digest()
+    generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:8], "big")))
+    # Uniform floats rather than integers: their stream is the one that numpy keeps stable.
+    return (generator.random((_NUM_RESAMPLES, n)) * n).astype(np.intp)
 
 
 def _finite(values: Sequence[float]) -> NDArray[np.float64]:

@@ -23,7 +23,6 @@ from benchmarks.statistics import (
     best_beyond_noise,
     beyond_noise,
     estimate,
-    generator_for,
     holm,
     paired_difference,
 )
@@ -468,7 +467,6 @@ def _analyse_part(
         metric.key: best_beyond_noise(
             {m.name: m.values(metric.key) for m in competitors},
             higher_is_better=metric.higher_is_better,
-            name=f"{study.name}/{part.name}/{metric.key}",
         )
         for metric in METRICS
     }
@@ -479,10 +477,10 @@ def _analyse_part(
         names,
         results,
         winners,
-        _compare(study, part, competitors, focal),
+        _compare(competitors, focal),
         _problems(study, part, records),
         focal,
-        _compare_variants(study, part, results),
+        _compare_variants(results),
     )
 
 
@@ -506,22 +504,13 @@ def _analyse_method(
         if r.role == "evaluation" and r.status == "finished" and r.accuracy.get("test")
     }
     quantities = [metric.key for metric in (*METRICS, *COSTS)]
-    place = (study.name, part.name, info.name)
     estimates = {
-        key: estimate(
-            [run.values[key] for run in runs.values() if isfinite(run.values[key])],
-            generator_for(*place, key),
-        )
+        key: estimate([run.values[key] for run in runs.values() if isfinite(run.values[key])])
         for key in quantities
     }
     lengths = {len(run.curve) for run in runs.values()}
     num_tasks = max(lengths, default=0)
-    curve = tuple(
-        estimate(
-            [run.curve[task] for run in runs.values()], generator_for(*place, "curve", str(task))
-        )
-        for task in range(num_tasks)
-    )
+    curve = tuple(estimate([run.curve[task] for run in runs.values()]) for task in range(num_tasks))
     tried = [r for r in records if r.role == "selection"]
     choice = choose(tried)
     return MethodResult(
@@ -599,26 +588,20 @@ def _grid(records: Sequence[Record]) -> tuple[GridPoint, ...]:
     return tuple(points)
 
 
-def _compare(
-    study: Study, part: Part, methods: Sequence[MethodResult], focal: str | None
-) -> tuple[Comparison, ...]:
+def _compare(methods: Sequence[MethodResult], focal: str | None) -> tuple[Comparison, ...]:
     ours = next((m for m in methods if m.name == focal), None)
     if ours is None:
         return ()
-    return _family(study, part, [(ours, m) for m in methods if m.name != ours.name])
+    return _family([(ours, m) for m in methods if m.name != ours.name])
 
 
-def _compare_variants(
-    study: Study, part: Part, methods: Sequence[MethodResult]
-) -> tuple[Comparison, ...]:
+def _compare_variants(methods: Sequence[MethodResult]) -> tuple[Comparison, ...]:
     by_name = {m.name: m for m in methods}
     pairs = [(by_name[m.info.variant_of], m) for m in methods if m.info.variant_of in by_name]
-    return _family(study, part, pairs)
+    return _family(pairs)
 
 
-def _family(
-    study: Study, part: Part, pairs: Sequence[tuple[MethodResult, MethodResult]]
-) -> tuple[Comparison, ...]:
+def _family(pairs: Sequence[tuple[MethodResult, MethodResult]]) -> tuple[Comparison, ...]:
     """Compare pairs of methods; p-values are corrected over the pairs, metric by metric."""
     comparisons = []
     for metric in PAIRED_METRICS:
@@ -626,7 +609,6 @@ def _family(
             other.name: paired_difference(
                 ours.values(metric.key),
                 other.values(metric.key),
-                generator_for(f"{study.name}/{part.name}/{metric.key}", ours.name, other.name),
                 higher_is_better=metric.higher_is_better,
             )
             for ours, other in pairs

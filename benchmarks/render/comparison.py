@@ -34,7 +34,6 @@ from benchmarks.statistics import (
     Estimate,
     beyond_noise,
     estimate,
-    generator_for,
     holm,
     paired_difference,
     unpaired_difference,
@@ -266,23 +265,21 @@ def _changes(key: _Key, before: Mapping[int, Run], after: Mapping[int, Run]) -> 
         old, new = _values(before, metric.key), _values(after, metric.key)
         if not old or not new:
             continue
-        place = (part, method, metric.key)
         both = sorted(old.keys() & new.keys())
-        generator = generator_for("change", *place)
         if both:
-            paired = paired_difference(new, old, generator)
+            paired = paired_difference(new, old)
             difference, p_value = paired.difference, paired.p_value
         else:
             sides = list(new.values()), list(old.values())
-            difference = unpaired_difference(*sides, generator)
+            difference = unpaired_difference(*sides)
             p_value = welch_p_value(*sides)
         found.append(
             Change(
                 part,
                 describe_method(method),
                 metric,
-                estimate(list(old.values()), generator_for("before", *place)),
-                estimate(list(new.values()), generator_for("after", *place)),
+                estimate(list(old.values())),
+                estimate(list(new.values())),
                 difference,
                 {seed: new[seed] - old[seed] for seed in both},
                 same,

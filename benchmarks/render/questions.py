@@ -21,7 +21,7 @@ from benchmarks.render.drawing import Sketch
 from benchmarks.render.figures import Panel, bar, headline, method_rows, points, row_of_seeds
 from benchmarks.render.palette import INK, MUTED, PAPER, look
 from benchmarks.render.tables import Cell, Column, Row, Table, to_csv
-from benchmarks.statistics import Estimate, estimate, generator_for
+from benchmarks.statistics import Estimate, estimate
 
 __all__ = ["csv_files", "panels", "probe_table", "subset_table"]
 
@@ -209,7 +209,7 @@ def _rows(part: PartResult, alone: bool, shown: Sequence[Quantity], title: str) 
         for position, method in enumerate(rows):
             y = len(rows) - 1 - position
             values = _values(method, quantity)
-            found = _estimate(part, method, quantity)
+            found = _estimate(method, quantity)
             row_of_seeds(sketch, axes, y, method.info, values, found)
             bar(sketch, axes, method.name, found, y=y)
             tip = f"{method.title}, {quantity.title}: {_written(quantity, found)}"
@@ -237,8 +237,8 @@ def _probes(part: PartResult, alone: bool) -> Sketch | None:
     sketch = Sketch(figure, f"What the network and its features forget on {part.label}")
     for position, method in enumerate(rows):
         y = float(len(rows) - 1 - position)
-        whole = _estimate(part, method, lost)
-        probe = _estimate(part, method, lost_probe)
+        whole = _estimate(method, lost)
+        probe = _estimate(method, lost_probe)
         color = look(method.name).color
         gid = sketch.mark(method.name)
         axes.plot([100 * probe.mean, 100 * whole.mean], [y, y], color=color, alpha=0.3, gid=gid)
@@ -337,10 +337,7 @@ def _overlap_layers(part: PartResult, alone: bool) -> Sketch | None:
         shift = 0.08 * (number - (len(rows) - 1) / 2)
         x = [place + shift for place in range(len(layers))]
         by_layer = [
-            estimate(
-                [_over_pairs(o, layer) for o in _overlaps(method).values()],
-                generator_for(part.name, method.name, "overlap", layer),
-            )
+            estimate([_over_pairs(o, layer) for o in _overlaps(method).values()])
             for layer in layers
         ]
         means = [found.mean for found in by_layer]
@@ -447,7 +444,7 @@ def _table(part: PartResult, kind: str, caption: str, notes: tuple[str, ...]) ->
             continue
         cells = [Cell(method.title)]
         for quantity in shown:
-            found = _estimate(part, method, quantity)
+            found = _estimate(method, quantity)
             estimates.append(found)
             note = f"n = {found.n}"
             cells.append(Cell(_written(quantity, found), found.mean, note=note))
@@ -464,9 +461,8 @@ def _values(method: MethodResult, quantity: Quantity) -> dict[int, float]:
     return {seed: value for seed, value in found.items() if isfinite(value)}
 
 
-def _estimate(part: PartResult, method: MethodResult, quantity: Quantity) -> Estimate:
-    values = list(_values(method, quantity).values())
-    return estimate(values, generator_for(part.name, method.name, quantity.key))
+def _estimate(method: MethodResult, quantity: Quantity) -> Estimate:
+    return estimate(list(_values(method, quantity).values()))
 
 
 def _written(quantity: Quantity, found: Estimate) -> str:
