@@ -8,6 +8,7 @@ URL. The checkout's two packages are sent along.
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -65,6 +66,7 @@ def connected(address: str) -> Iterator[Any]:
         ) from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     others = sorted(path.name for path in provenance.ROOT.iterdir() if path.name not in SENT)
+    _check_answers(address)
     new: dict[str, Any] = {"num_cpus": provenance.num_cores(), "include_dashboard": False}
     try:
         ray.init(
@@ -79,15 +81,30 @@ def connected(address: str) -> Iterator[Any]:
             **(new if address == START else {}),
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise ClusterError(
-            f"Expected to find a Ray cluster at {address}, got: {reason}. Start one with "
-            "`ray start --head`, or leave the address out to start one on this machine."
-        ) from error
+        raise _absent(address, error) from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Ask whether anything listens there, as Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise _absent(address, error) from error
+
+
+def _absent(address: str, error: Exception) -> ClusterError:
+    reason = str(error).partition("\n")[0].rstrip(".")
+    return ClusterError(
+        f"Expected to find a Ray cluster at {address}, got: {reason}. Start one with "
+        "`ray start --head`, or leave the address out to start one on this machine."
+    )
 
 
 def num_slots(ray: Any, threads: int, gpus: float = 0.0) -> int:

@@ -275,4 +275,5 @@ def test_a_cluster_that_is_not_there_is_one_sentence(tmp_path):
     assert code == 2, err
     last = err.strip().splitlines()[-1]
     assert last.startswith("error: Expected to find a Ray cluster at 127.0.0.1:1, got: ")
+    assert "refused" in last
     assert "Traceback" not in err
