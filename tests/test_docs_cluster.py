@@ -44,7 +44,7 @@ def test_what_the_page_says_of_defaults_is_so():
 def test_the_file_of_the_cloud_is_one_that_ray_accepts():
     pytest.importorskip("ray")
     yaml = pytest.importorskip("yaml")
-    from ray.autoscaler._private.util import validate_config
+    from ray.autoscaler._private.util import prepare_config, validate_config
 
     (text,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-    validate_config(yaml.safe_load(text))
+    validate_config(prepare_config(yaml.safe_load(text)))  # as `ray up` does
