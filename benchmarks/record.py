@@ -10,10 +10,11 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from benchmarks.schema import from_table
 
@@ -34,6 +35,7 @@ FORMAT = 1
 
 _OPTIONAL = ("selection", "overlap", "probes", "subset")  # not written where there is nothing
 
+N = TypeVar("N", int, float)
 Matrix = tuple[tuple[float, ...], ...]
 
 
@@ -204,7 +206,9 @@ class Record:
                 the layout.
         """
         try:
-            table = json.loads(text, parse_constant=_refuse_constant)
+            table = json.loads(
+                text, parse_constant=_refuse_constant, parse_int=_integer, parse_float=_float
+            )
         except (ValueError, RecursionError) as error:
             raise RecordError(
                 f"Expected {where} to hold one whole JSON record, got text that is cut off or "
@@ -264,6 +268,23 @@ def write_lines(records: Sequence[Record]) -> bytes:
     for record in ordered:
         content.write(f"{record.to_json()}\n".encode())
     return content.getvalue()
+
+
+def _float(word: str) -> float:
+    # Short ones, as the edges of histograms are, come again and again in thousands of records.
+    return _shared(word, float) if len(word) < _SHORT else float(word)
+
+
+def _integer(word: str) -> int:
+    return _shared(word, int) if len(word) < _SHORT else int(word)
+
+
+_SHORT = 8
+
+
+@lru_cache(maxsize=2**17)
+def _shared(word: str, kind: Callable[[str], N]) -> N:
+    return kind(word)
 
 
 def _refuse_constant(word: str) -> Any:

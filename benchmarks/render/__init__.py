@@ -13,7 +13,7 @@ arrival. No report is edited by hand; commentary belongs in the study file.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -50,15 +50,15 @@ def render(study: Study, records: Sequence[Record], out: Path) -> None:
     replace_folder(Path(out), build(study, records), _OWNED)
 
 
-def build(study: Study, records: Sequence[Record]) -> dict[str, bytes]:
-    """Make the files of a report.
+def build(study: Study, records: Sequence[Record]) -> Iterator[tuple[str, bytes]]:
+    """Make the files of a report, one after the other, as those of many records are large.
 
     Args:
         study: What was declared.
         records: Its records, in any order.
 
-    Returns:
-        Content by path within the report's folder.
+    Yields:
+        Path within the report's folder, and content.
 
     Raises:
         ValueError: If there is no record, one belongs elsewhere, or two stand for the same run.
@@ -76,15 +76,16 @@ def build(study: Study, records: Sequence[Record]) -> dict[str, bytes]:
         "legend": legend,
         "crumb": True,
     }
-    files = dict(content.files)
-    numbers = csv_files(result) | questions.csv_files(result)
-    files |= {f"tables/{name}": text.encode() for name, text in numbers.items()}
-    files |= {f"tables/{table.name}.tex": page.latex_table(table) for table in _tables(content)}
-    files["README.md"] = page.write("report.md.j2", context)
-    files["index.html"] = page.write("report.html.j2", context)
-    files["records.jsonl"] = write_lines(records)
-    files["summary.json"] = _summary(result)
-    return files
+    yield from content.files.items()
+    for table in _tables(content):
+        yield f"tables/{table.name}.tex", page.latex_table(table)
+    yield "README.md", page.write("report.md.j2", context)
+    yield "index.html", page.write("report.html.j2", context)
+    yield "summary.json", _summary(result)
+    del content, context
+    for name, text in (csv_files(result) | questions.csv_files(result)).items():
+        yield f"tables/{name}", text.encode()
+    yield "records.jsonl", write_lines(records)
 
 
 def index(reports: Path) -> None:
@@ -93,7 +94,7 @@ def index(reports: Path) -> None:
     Args:
         reports: Folder that holds a folder for each study.
     """
-    replace_folder(Path(reports), _index_files(Path(reports)), ())
+    replace_folder(Path(reports), _index_files(Path(reports)).items(), ())
 
 
 def check(reports: Path, find: Callable[[str], Study] = load) -> list[str]:
@@ -111,8 +112,8 @@ def check(reports: Path, find: Callable[[str], Study] = load) -> list[str]:
     for folder in sorted(path for path in reports.iterdir() if path.is_dir()):
         measured = folder / TIMINGS
         if measured.is_file():
-            files = timings.build(json.loads(measured.read_text(encoding="utf-8")))
-            found += differences(folder, files, ())
+            pages = timings.build(json.loads(measured.read_text(encoding="utf-8")))
+            found += differences(folder, pages.items(), ())
             continue
         records = folder / "records.jsonl"
         if not records.is_file():
@@ -120,7 +121,7 @@ def check(reports: Path, find: Callable[[str], Study] = load) -> list[str]:
             continue
         files = build(find(folder.name), read_lines(records))
         found += differences(folder, files, _OWNED)
-    return found + differences(reports, _index_files(reports), ())
+    return found + differences(reports, _index_files(reports).items(), ())
 
 
 def _tables(content: Content) -> list[Table]:

@@ -107,7 +107,7 @@ def compare(a: str | Path, b: str | Path, out: Path, *, reports: Path = Path("re
     files, answer = build_comparison(
         _read(first), _read(second), _names(Path(a), Path(b), first, second)
     )
-    replace_folder(Path(out), files, ("figures", "tables"))
+    replace_folder(Path(out), files.items(), ("figures", "tables"))
     return answer
 
 

@@ -13,7 +13,7 @@ def study():
 
 @pytest.fixture(scope="session")
 def files(study):
-    return render.build(study, synthetic.records(study))
+    return dict(render.build(study, synthetic.records(study)))
 
 
 @pytest.fixture(scope="session")

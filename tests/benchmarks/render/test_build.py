@@ -38,7 +38,7 @@ SECTIONS = [
 @pytest.fixture(scope="module")
 def small():
     study = synthetic.study(parts=["digits"], methods=["naive", "mas"])
-    return study, render.build(study, synthetic.records(study))
+    return study, dict(render.build(study, synthetic.records(study)))
 
 
 def test_bytes_depend_neither_on_order_nor_on_the_users_matplotlib(small):
@@ -46,7 +46,7 @@ def test_bytes_depend_neither_on_order_nor_on_the_users_matplotlib(small):
     records = synthetic.records(study)[::-1]
     users = {"font.size": 20, "svg.hashsalt": None, "xtick.direction": "in", "xtick.top": True}
     with mpl.rc_context(users):
-        again = render.build(study, records)
+        again = dict(render.build(study, records))
     assert again.keys() == files.keys()
     assert [name for name in files if again[name] != files[name]] == []
 
@@ -57,7 +57,7 @@ def test_bytes_are_the_same_in_another_process(small, tmp_path):
     code = (
         "import hashlib; from tests.benchmarks import synthetic; from benchmarks import render;"
         "s = synthetic.study(parts=['digits'], methods=['naive', 'mas']);"
-        "f = render.build(s, synthetic.records(s));"
+        "f = dict(render.build(s, synthetic.records(s)));"
         "print(*(f'{n} {hashlib.sha256(b).hexdigest()}' for n, b in sorted(f.items())), sep='\\n')"
     )
     root = Path(__file__).parents[3]
@@ -82,7 +82,7 @@ def test_bytes_are_the_same_in_another_process(small, tmp_path):
 
 def test_render_writes_what_build_makes_and_check_agrees(small, tmp_path, monkeypatch):
     study, files = small
-    monkeypatch.setattr(render, "build", lambda *_: files)
+    monkeypatch.setattr(render, "build", lambda *_: files.items())
     folder = tmp_path / study.name
     (folder / "figures").mkdir(parents=True)
     (folder / "figures" / "old.svg").write_text("of an earlier report")
@@ -224,6 +224,6 @@ def test_links_lead_to_files_of_the_report(files, page, readme):
 def test_records_of_another_study_are_refused(study):
     stranger = dataclasses.replace(synthetic.records(study)[0], study="other")
     with pytest.raises(ValueError, match="Expected `records` to belong to study `synthetic`"):
-        render.build(study, [stranger])
+        dict(render.build(study, [stranger]))
     with pytest.raises(ValueError, match="at least one record, got none"):
-        render.build(study, [])
+        dict(render.build(study, []))

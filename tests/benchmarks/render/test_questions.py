@@ -173,7 +173,7 @@ def test_accuracy_and_best_strength_are_drawn_by_batch_size(exactness):
 
 
 def test_a_variant_has_its_own_title_wherever_it_is_named(exactness):
-    files = build(*exactness)
+    files = dict(build(*exactness))
     readme = files["README.md"].decode()
     for size in SIZES.values():
         assert f"Batches of {size}" in readme
@@ -191,7 +191,7 @@ def test_what_a_variant_takes_over_from_its_method():
 
 
 def test_every_number_drawn_is_in_a_csv_file(study, records):
-    files = build(study, records)
+    files = dict(build(study, records))
     kept = files["tables/subset.csv"].decode().splitlines()
     assert kept[0] == "part,method,strength,seed,after_task,in_use,others"
     assert kept[1] == "digits,ewc,1,1,digits 0,0.9,0.9"
@@ -204,7 +204,7 @@ def test_every_number_drawn_is_in_a_csv_file(study, records):
 
 
 def test_a_study_without_these_measurements_has_none_of_these_files(study):
-    files = build(study, synthetic.records(study))
+    files = dict(build(study, synthetic.records(study)))
     assert not {"tables/subset.csv", "tables/probes.csv", "tables/overlap.csv"} & files.keys()
     readme = files["README.md"].decode()
     for panel in questions.panels().values():
