@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -207,7 +206,10 @@ class Record:
         """
         try:
             table = json.loads(
-                text, parse_constant=_refuse_constant, parse_int=_integer, parse_float=_float
+                text,
+                parse_constant=_refuse_constant,
+                parse_int=_INTEGERS.__getitem__,
+                parse_float=_FLOATS.__getitem__,
             )
         except (ValueError, RecursionError) as error:
             raise RecordError(
@@ -270,21 +272,22 @@ def write_lines(records: Sequence[Record]) -> bytes:
     return content.getvalue()
 
 
-def _float(word: str) -> float:
-    # Short ones, as the edges of histograms are, come again and again in thousands of records.
-    return _shared(word, float) if len(word) < _SHORT else float(word)
+class _Numbers(dict[str, N]):
+    """Numbers by how they are written; short ones come again and again in thousands of records."""
+
+    def __init__(self, kind: Callable[[str], N]) -> None:
+        super().__init__()
+        self.kind: Callable[[str], N] = kind
+
+    def __missing__(self, word: str) -> N:
+        number = self.kind(word)
+        if len(word) < 8 and len(self) < 2**17:
+            self[word] = number
+        return number
 
 
-def _integer(word: str) -> int:
-    return _shared(word, int) if len(word) < _SHORT else int(word)
-
-
-_SHORT = 8
-
-
-@lru_cache(maxsize=2**17)
-def _shared(word: str, kind: Callable[[str], N]) -> N:
-    return kind(word)
+_INTEGERS: _Numbers[int] = _Numbers(int)
+_FLOATS: _Numbers[float] = _Numbers(float)
 
 
 def _refuse_constant(word: str) -> Any:
