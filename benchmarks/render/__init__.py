@@ -13,10 +13,12 @@ arrival. No report is edited by hand; commentary belongs in the study file.
 """
 
 import json
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from benchmarks.record import Record, read_lines, write_lines
 from benchmarks.render import page, questions, timings
@@ -31,6 +33,12 @@ from benchmarks.study import Study, load
 __all__ = ["build", "check", "compare", "index", "render"]
 
 _OWNED = ("figures", "tables")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MANY_RECORDS = 2000
+"""From so many on, a second process draws figures while this one writes tables."""
 
 TIMINGS = "record.json"
 """Record of ``python -m benchmarks speed``, in its folder."""
@@ -64,8 +72,14 @@ def build(study: Study, records: Sequence[Record]) -> Iterator[tuple[str, bytes]
         ValueError: If there is no record, one belongs elsewhere, or two stand for the same run.
     """
     result = analyse(study, records)
+    with _pool(len(records)) as pool:
+        yield from _files(result, pool)
+
+
+def _files(result: StudyResult, pool: Executor) -> Iterator[tuple[str, bytes]]:
+    study, records = result.study, result.records
     with style():
-        content = compose(result)
+        content = compose(result, pool)
         legend = page.legend_items(result.methods)
     context = {
         "title": study.title,
@@ -76,16 +90,35 @@ def build(study: Study, records: Sequence[Record]) -> Iterator[tuple[str, bytes]
         "legend": legend,
         "crumb": True,
     }
-    yield from content.files.items()
     for table in _tables(content):
         yield f"tables/{table.name}.tex", page.latex_table(table)
     yield "README.md", page.write("report.md.j2", context)
     yield "index.html", page.write("report.html.j2", context)
     yield "summary.json", _summary(result)
+    drawn = content.files
     del content, context
     for name, text in (csv_files(result) | questions.csv_files(result)).items():
         yield f"tables/{name}", text.encode()
     yield "records.jsonl", write_lines(records)
+    for path, future in drawn.items():
+        for ending, figure in future.result().items():
+            yield f"{path}.{ending}", figure
+
+
+def _pool(num_records: int) -> Executor:
+    """Draw in a process beside this one where that is worth its start."""
+    if num_records < MANY_RECORDS:
+        return _AtOnce()
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
+class _AtOnce(Executor):
+    """Does in this process, at once, what it is given."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
 
 
 def index(reports: Path) -> None:

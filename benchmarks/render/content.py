@@ -5,14 +5,15 @@ the same list, so neither can say what the other does not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
 from benchmarks.continual_selection import Continual
 from benchmarks.metrics import METRICS, Metric
-from benchmarks.render import figures, published, questions, tables, text
+from benchmarks.render import drawing, figures, published, questions, tables, text
 from benchmarks.render.analysis import COSTS, MethodInfo, PartResult, StudyResult
 from benchmarks.render.answer import heads
-from benchmarks.render.drawing import inline_svg, png, svg
+from benchmarks.render.drawing import inline_svg
 from benchmarks.render.importance import importance_figures
 from benchmarks.study import Training
 
@@ -168,12 +169,14 @@ class Content:
     Args:
         result: What it is about.
         sections: In order.
-        files: Figures and LaTeX sources by path.
+        pool: Draws the files of figures meanwhile.
+        files: By the path of a figure without ending, what :func:`drawing.files` will return.
     """
 
     result: StudyResult
+    pool: Executor
     sections: list[Section] = field(default_factory=list)
-    files: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, Future[dict[str, bytes]]] = field(default_factory=dict)
     num_figures: int = 0
 
     def add(self, name: str, title: str, blocks: Sequence[Block | None]) -> None:
@@ -193,8 +196,7 @@ class Content:
                 continue
             path = f"figures/{part.name}-{panel.name}"
             present |= {mark.method for mark in within.marks.values()}
-            self.files[f"{path}.svg"] = svg(alone)
-            self.files[f"{path}.png"] = png(alone)
+            self.files[path] = self.pool.submit(drawing.files, alone)
             made.append(Figure(part.label, "", inline_svg(within, self._prefix()), path, part.name))
             files.append((f"{panel.title}: {part.label}", path))
         if not made:
@@ -208,8 +210,7 @@ class Content:
         if together is None:
             return None
         path = f"figures/{panel.name}"
-        self.files[f"{path}.svg"] = svg(together)
-        self.files[f"{path}.png"] = png(together)
+        self.files[path] = self.pool.submit(drawing.files, together)
         made = []
         short = heads(self.result.parts)
         for part in self.result.parts:
@@ -227,8 +228,7 @@ class Content:
             if together is None:
                 continue
             path = f"figures/{part.name}-matrices"
-            self.files[f"{path}.svg"] = svg(together)
-            self.files[f"{path}.png"] = png(together)
+            self.files[path] = self.pool.submit(drawing.files, together)
             made = []
             for method in part.methods:
                 sketch = figures.heat_map(part, method)
@@ -244,16 +244,17 @@ class Content:
         return f"f{self.num_figures}-"
 
 
-def compose(result: StudyResult) -> Content:
+def compose(result: StudyResult, pool: Executor) -> Content:
     """Put the report together; to be called inside :func:`benchmarks.render.drawing.style`.
 
     Args:
         result: The study.
+        pool: Draws the files of figures meanwhile.
 
     Returns:
         Sections and figure files.
     """
-    content = Content(result)
+    content = Content(result, pool)
     panel = {p.name: p for p in figures.panels()}
     overview = content.draw_overview(panel["overview"])
     single = len(result.parts) == 1

@@ -20,7 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from benchmarks.render.palette import HUES, INK, MUTED, PAPER, RULE
 
-__all__ = ["Mark", "Sketch", "css_name", "inline_svg", "png", "style", "svg"]
+__all__ = ["Mark", "Sketch", "css_name", "files", "inline_svg", "png", "style", "svg"]
 
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -116,6 +116,19 @@ def style() -> Iterator[None]:
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         yield
+
+
+def files(sketch: Sketch) -> dict[str, bytes]:
+    """Save for a paper, in this process or another one.
+
+    Args:
+        sketch: Made inside :func:`style`.
+
+    Returns:
+        Content by ending of the file's name.
+    """
+    with style():
+        return {"svg": svg(sketch), "png": png(sketch)}
 
 
 def svg(sketch: Sketch) -> bytes:

@@ -6,6 +6,7 @@ column of a paper.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from textwrap import wrap
 from typing import Any
@@ -17,7 +18,13 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import (
+    FuncFormatter,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    StrMethodFormatter,
+)
 from numpy.typing import NDArray
 
 from benchmarks.metrics import METRICS
@@ -365,9 +372,9 @@ def sensitivity(part: PartResult, alone: bool, what: str) -> Sketch | None:
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     if any(p.strength == 0 for m in rows for p in m.grid):
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: "0" if v == zero else f"{v:g}"))
+        axes.xaxis.set_major_formatter(FuncFormatter(partial(_from_zero, zero)))
     else:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("Strength")
     axes.set_ylabel(f"Validation {what}, %")
     _legend(sketch, rows, alone)
@@ -645,19 +652,26 @@ def _iso_accuracy(axes: Axes, num_tasks: int) -> None:
     axes.set_ylim(bottom, top)
 
 
+# Functions of this module, so that a figure can be sent to another process.
+def _from_zero(zero: float, value: float, _: int | None = None) -> str:
+    return "0" if value == zero else f"{value:g}"
+
+
+def _two_and_five(value: float, _: int | None = None) -> str:
+    return f"{value:g}" if f"{value:.0e}"[0] in ("2", "5") else ""
+
+
 def _plain_log_ticks(axes: Axes) -> None:
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     low, high = axes.get_xlim()
     if high / low < 6:
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.xaxis.set_minor_locator(NullLocator())
     elif high / low < 30:  # a decade has too few ticks of its own
-        axes.xaxis.set_minor_formatter(
-            FuncFormatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in ("2", "5") else "")
-        )
+        axes.xaxis.set_minor_formatter(FuncFormatter(_two_and_five))
         axes.tick_params(axis="x", which="minor", labelsize=7.5)
     else:
-        axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend(sketch: Sketch, rows: Sequence[MethodResult], alone: bool) -> None:

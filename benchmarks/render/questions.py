@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 from benchmarks.record import Overlap, Record
@@ -423,7 +423,7 @@ def _exactness(part: PartResult, alone: bool) -> Sketch | None:
             points(sketch, below, method.info, [log2(size)], [method.used[0]], [tip])
     below.set_yscale("log")
     below.yaxis.set_minor_locator(NullLocator())
-    below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    below.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     below.margins(y=0.2)
     below.set_xticks(joined, [str(size) for size, _ in series])
     below.set_xlim(ends[0] - 0.1, ends[1] + 0.1)

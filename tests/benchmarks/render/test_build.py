@@ -80,6 +80,12 @@ def test_bytes_are_the_same_in_another_process(small, tmp_path):
     assert len(seen.pop().splitlines()) == len(files)
 
 
+def test_a_second_process_draws_the_same(small, monkeypatch):
+    study, files = small
+    monkeypatch.setattr(render, "MANY_RECORDS", 0)
+    assert dict(render.build(study, synthetic.records(study))) == files
+
+
 def test_render_writes_what_build_makes_and_check_agrees(small, tmp_path, monkeypatch):
     study, files = small
     monkeypatch.setattr(render, "build", lambda *_: files.items())
