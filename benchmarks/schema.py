@@ -135,7 +135,7 @@ def _convert(hint: Any, value: Any, where: Where) -> Any:
 def _convert_items(hint: Any, value: Any, where: Where) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise ValueError(f"Expected {_name(where)} to be a list, got {_show(value)}.")
-    if hint is float and all(type(item) is float and math.isfinite(item) for item in value):
+    if hint is float and set(map(type, value)) <= {float} and all(map(math.isfinite, value)):
         return tuple(value)
     return tuple(_convert(hint, item, (f"item {i} of", where)) for i, item in enumerate(value))
 
@@ -143,7 +143,7 @@ def _convert_items(hint: Any, value: Any, where: Where) -> tuple[Any, ...]:
 def _convert_table(key: Any, item: Any, value: Any, where: Where) -> dict[Any, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"Expected {_name(where)} to be a table, got {_show(value)}.")
-    if item is Any and key is str and all(type(k) is str for k in value):
+    if item is Any and key is str and set(map(type, value)) <= {str}:
         return dict(value)
     return {
         _convert(key, k, ("a key of", where)): _convert(item, v, (f"`{k}` of", where))

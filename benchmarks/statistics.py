@@ -490,17 +490,20 @@ def best_beyond_noise(
 
 
 def _resampled_means(points: NDArray[np.float64], side: str = "") -> NDArray[np.float64]:
-    means: NDArray[np.float64] = points[_resamples(len(points), side)].mean(axis=1)
+    means: NDArray[np.float64] = _resamples(len(points), side) @ points / len(points)
     return means
 
 
 @lru_cache(maxsize=4)
-def _resamples(n: int, side: str) -> NDArray[np.intp]:
-    """Draw which points each resample holds, once for all sets of ``n``."""
+def _resamples(n: int, side: str) -> NDArray[np.float64]:
+    """Draw how often each resample holds each point, once for all sets of ``n``."""
     digest = sha256(f"bootstrap of {n} {side}".encode()).digest()
     generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:8], "big")))
     # Uniform floats rather than integers: their stream is the one that numpy keeps stable.
-    return (generator.random((_NUM_RESAMPLES, n)) * n).astype(np.intp)
+    drawn = (generator.random((_NUM_RESAMPLES, n)) * n).astype(np.intp)
+    counts = np.zeros((_NUM_RESAMPLES, n))
+    np.add.at(counts, (np.arange(_NUM_RESAMPLES)[:, None], drawn), 1.0)
+    return counts
 
 
 def _finite(values: Sequence[float]) -> NDArray[np.float64]:

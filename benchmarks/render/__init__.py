@@ -12,6 +12,7 @@ records and the versions of the libraries that draw, on nothing else: no clock, 
 arrival. No report is edited by hand; commentary belongs in the study file.
 """
 
+import gc
 import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
@@ -71,9 +72,13 @@ def build(study: Study, records: Sequence[Record]) -> Iterator[tuple[str, bytes]
     Raises:
         ValueError: If there is no record, one belongs elsewhere, or two stand for the same run.
     """
-    result = analyse(study, records)
-    with _pool(len(records)) as pool:
-        yield from _files(result, pool)
+    gc.freeze()  # the records stay: the garbage collector need not walk over them again and again
+    try:
+        result = analyse(study, records)
+        with _pool(len(records)) as pool:
+            yield from _files(result, pool)
+    finally:
+        gc.unfreeze()
 
 
 def _files(result: StudyResult, pool: Executor) -> Iterator[tuple[str, bytes]]:

@@ -519,16 +519,12 @@ def to_csv(rows: Iterable[Sequence[object]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     for row in rows:
-        writer.writerow([_plain(value) for value in row])
+        writer.writerow([_plain(v) if isinstance(v, float) else v for v in row])
     return buffer.getvalue()
 
 
-def _plain(value: object) -> object:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value + 0.0:.6g}" if isfinite(value) else ""
-    return value
+def _plain(value: float) -> str:
+    return f"{value + 0.0:.6g}" if isfinite(value) else ""
 
 
 def _accuracy_cell(part: PartResult, method: MethodResult | None, key: str) -> Cell:
