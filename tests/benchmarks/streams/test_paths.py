@@ -12,10 +12,11 @@ from benchmarks.study import RunConfig
 from tests import datasets
 
 STUDIES = {
-    "fashion_mnist": "fashion_mnist_small",
     "object_recognition": "object_recognition_small",
+    "permuted_fashion_mnist": "permuted_fashion_mnist_small",
     "permuted_mnist": "permuted_mnist_small",
     "split_cifar": "split_cifar_small",
+    "split_fashion_mnist": "split_fashion_mnist_small",
 }
 # Parts that go the same way as another one.
 REPEATED = ("cifar100_by_5", "scenes_birds", "flowers_birds", "flowers_scenes")
@@ -79,7 +80,7 @@ def test_mas_runs_on_files_in_their_own_format(part, root):
         ("permuted_mnist_small", "permuted_mnist", "task"),
         ("split_cifar_small", "cifar10_then_cifar100", "class"),
         pytest.param("split_cifar_small", "cifar100_by_10", "class", marks=pytest.mark.slow),
-        pytest.param("fashion_mnist_small", "split", "class", marks=pytest.mark.slow),
+        pytest.param("split_fashion_mnist_small", "split", "class", marks=pytest.mark.slow),
     ],
 )
 def test_mas_runs_in_the_other_scenario_too(study_name, part_name, scenario, root):
