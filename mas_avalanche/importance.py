@@ -400,9 +400,8 @@ class _Engine:
                     lambda output: self.objective.sums(output, batch.y),
                 )
                 generic = plan.generic
-                planned.bytes_a_sample = (
-                    math.inf if generic else max(1, tap.read_bytes) / len(batch)
-                )
+                if not generic:
+                    planned.bytes_a_sample = max(1, tap.read_bytes) / len(batch)
             except DeviationError as error:
                 _LOG.debug("A mini-batch is left to the generic path: %s", error)
         if not generic:

@@ -106,9 +106,11 @@ def joined(batches: Iterable[MiniBatch], room: Callable[[MiniBatch], int]) -> It
         The samples in their order; inputs that are not one tensor as they came.
     """
     held: list[MiniBatch] = []
-    count = 0
+    count, kind = 0, None
     for batch in batches:
-        if held and not (_alike(held[0], batch) and count + len(batch) <= room(batch)):
+        before, kind = kind, _kind(batch)
+        alike = kind is not None and kind == before
+        if held and not (alike and count + len(batch) <= room(batch)):
             yield _concatenated(held)
             held, count = [], 0
         held.append(batch)
@@ -120,16 +122,12 @@ def joined(batches: Iterable[MiniBatch], room: Callable[[MiniBatch], int]) -> It
         yield _concatenated(held)
 
 
-def _alike(first: MiniBatch, second: MiniBatch) -> bool:
-    def kind(item: Any) -> Any:
-        plain = isinstance(item, Tensor) and item.dim() > 0
-        return (item.shape[1:], item.dtype, item.device) if plain else None
-
-    kinds = [(kind(batch.x), kind(batch.y), batch.task_label) for batch in (first, second)]
-    has_labels = [batch.y is not None for batch in (first, second)]
-    if kinds[0][0] is None or (any(has_labels) and kinds[0][1] is None):
-        return False
-    return kinds[0] == kinds[1]
+def _kind(batch: MiniBatch) -> Any:
+    """Say what mini-batches that can be put together have in common; None where nothing can."""
+    tensors = [batch.x] if batch.y is None else [batch.x, batch.y]
+    if not all(isinstance(t, Tensor) and t.dim() > 0 for t in tensors):
+        return None
+    return batch.task_label, [(t.shape[1:], t.dtype, t.device) for t in tensors]
 
 
 def _concatenated(held: Sequence[MiniBatch]) -> MiniBatch:
