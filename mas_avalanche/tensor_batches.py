@@ -16,7 +16,7 @@ the input) take Avalanche's own path, and a warning names the reason once.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from functools import partial
 from typing import Any, Self
@@ -24,7 +24,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset
-from avalanche.benchmarks.utils.data_loader import MultiDatasetDataLoader
+from avalanche.benchmarks.utils.data_loader import MultiDatasetDataLoader, MultiDatasetSampler
 from avalanche.benchmarks.utils.flat_data import ConstantSequence, FlatData
 from avalanche.benchmarks.utils.transforms import TupleTransform
 from torch import Tensor
@@ -431,8 +431,6 @@ class _Joined(Dataset[list[Tensor]]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> list[Tensor]:
-        if len(self.sources) == 1:
-            return self.sources[0].__getitems__(indices)
         position = np.asarray(indices)
         which = np.searchsorted(self.starts, position, side="right") - 1
         order = np.argsort(which, kind="stable")
@@ -465,7 +463,31 @@ def _loader(
     if any(source.device is not None for source in sources):
         # Inputs have been moved already, and only memory of the CPU can be pinned.
         kept["pin_memory"] = False
-    return DataLoader(_Joined(sources), batch_sampler=batch_sampler, collate_fn=_as_it_is, **kept)
+    alone = len(sources) == 1 and type(batch_sampler) is MultiDatasetSampler
+    if alone and not batch_sampler.never_ending:
+        # With one data set it hands on what that one's sampler gives.
+        (batch_sampler,) = batch_sampler.samplers
+    data = sources[0] if len(sources) == 1 else _Joined(sources)
+    return _Loader(data, batch_sampler=batch_sampler, collate_fn=_as_it_is, **kept)
+
+
+class _Loader(DataLoader[list[Tensor]]):
+    """A loader that cuts mini-batches itself where no worker processes do.
+
+    For a small network, what torch's own iterator does around a mini-batch takes as long as to cut
+    it. The random numbers drawn are the same.
+    """
+
+    def __iter__(self) -> Any:
+        if self.num_workers:
+            return super().__iter__()
+        # Torch's iterator draws a seed for worker processes, also where there are none.
+        torch.empty((), dtype=torch.int64).random_(generator=self.generator)
+        return self._cut()
+
+    def _cut(self) -> Iterator[list[Tensor]]:
+        for indices in self.batch_sampler:  # type: ignore[union-attr]
+            yield self.dataset.__getitems__(indices)  # type: ignore[attr-defined]
 
 
 def _as_it_is(batch: list[Tensor]) -> list[Tensor]:

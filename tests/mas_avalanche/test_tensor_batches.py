@@ -101,6 +101,29 @@ def test_training_is_avalanches_to_the_bit(kind, task_labels):
     )
 
 
+@pytest.mark.parametrize("task_labels", [True, False])
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_an_epoch_is_avalanches_and_leaves_its_random_state(task_labels, drop_last):
+    experience = benchmark(BatchDataset, task_labels=task_labels).train_stream[0]
+
+    def epochs(strategy_class):
+        model = SimpleMLP(num_classes=6, input_size=6, hidden_size=8)
+        strategy = strategy_class(
+            model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=4
+        )
+        strategy.experience = experience
+        strategy.adapted_dataset = experience.dataset.train()
+        strategy.make_train_dataloader(drop_last=drop_last)
+        torch.manual_seed(2)
+        seen = [[y.tolist() for _, y, *_ in strategy.dataloader] for _ in range(2)]
+        return seen, len(strategy.dataloader), torch.get_rng_state()
+
+    ours, theirs = epochs(FastNaive), epochs(Naive)
+    assert ours[:2] == theirs[:2]
+    assert [len(epoch) for epoch in ours[0]] == [ours[1]] * 2
+    assert torch.equal(ours[2], theirs[2])
+
+
 def test_replay_beside_it_is_avalanches_to_the_bit():
     def with_replay(strategy_class):
         return train(
