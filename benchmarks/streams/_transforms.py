@@ -67,7 +67,8 @@ class Permute:
             float32 of the same shape; all channels are permuted alike.
         """
         flat = self.normalize(x).flatten(2)
-        return flat[:, :, self.index.to(x.device)].view(x.shape)
+        # Several times as fast as indexing with square brackets, and the same.
+        return flat.index_select(2, self.index.to(x.device)).view(x.shape)
 
 
 @dataclass(frozen=True)
