@@ -295,6 +295,12 @@ class QuadraticPenalty:
             self._largest = {name: float(value.max()) for name, value in importance.items()}
 
     def _check_stability(self, strategy: _Strategy) -> None:
+        largest = max(self._largest.values())
+        if all(
+            2 * float(group["lr"]) * self.strength * largest <= _bound(group)
+            for group in strategy.optimizer.param_groups
+        ):
+            return  # as in almost every iteration: a walk over the parameters is spared
         groups = {
             id(parameter): group
             for group in strategy.optimizer.param_groups
