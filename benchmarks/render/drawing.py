@@ -204,7 +204,8 @@ def _freeze_layout(figure: Figure) -> None:
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
         engine.execute(figure)
-        figure.set_layout_engine("none")
+        # Not "none", which leaves a placeholder: with one every format is drawn twice.
+        figure.set_layout_engine(None)
 
 
 def _save(sketch: Sketch, fonttype: str) -> str:
