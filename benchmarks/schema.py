@@ -8,8 +8,8 @@ import dataclasses
 import difflib
 import math
 import types
-from collections.abc import Collection, Iterable, Mapping
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache, partial
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 __all__ = ["check_known", "from_table", "suggest"]
@@ -62,8 +62,11 @@ def check_known(given: Iterable[str], known: Collection[str], what: str, where: 
             raise ValueError(f"Unknown {what} `{word}` in {where}. {suggest(word, known)}")
 
 
-Where = str | tuple[str, "Where"]
+Where = str | tuple[str | int, "Where"]
 """A place, inside out; it is written out only for a message, as most values are right."""
+
+Convert = Callable[[Any, Where], Any]
+"""Checks a value and converts it to the type that it was made for."""
 
 
 def from_table(cls: type[T], table: Any, where: Where) -> T:
@@ -87,78 +90,89 @@ def from_table(cls: type[T], table: Any, where: Where) -> T:
     if not fields.keys() >= table.keys():
         check_known(table, fields, "key", _name(where))
     values = {}
-    for name, (hint, is_optional) in fields.items():
+    for name, (convert, is_optional) in fields.items():
         if name in table:
-            values[name] = _convert(hint, table[name], (f"`{name}` in", where))
+            values[name] = convert(table[name], (f"`{name}` in", where))
         elif not is_optional:
             raise ValueError(f"Expected the key `{name}` in {_name(where)}, and it is missing.")
     return cls(**values)
 
 
 @cache
-def _fields(cls: type) -> dict[str, tuple[Any, bool]]:
-    """Return the annotation of each field, and whether it may be left out."""
+def _fields(cls: type) -> dict[str, tuple[Convert, bool]]:
+    """Return what converts each field, and whether it may be left out."""
     hints = get_type_hints(cls)
     missing = dataclasses.MISSING
     return {
-        f.name: (hints[f.name], f.default is not missing or f.default_factory is not missing)
+        f.name: (
+            _converter(hints[f.name]),
+            f.default is not missing or f.default_factory is not missing,
+        )
         for f in dataclasses.fields(cls)
         if f.init
     }
 
 
 def _name(where: Where) -> str:
-    return where if isinstance(where, str) else f"{where[0]} {_name(where[1])}"
+    if isinstance(where, str):
+        return where
+    first, outer = where
+    return f"{f'item {first} of' if isinstance(first, int) else first} {_name(outer)}"
 
 
-def _convert(hint: Any, value: Any, where: Where) -> Any:
+# Once for each field, as taking annotations apart for each value would take most of the time.
+def _converter(hint: Any) -> Convert:
     if hint is Any:
-        return value
+        return lambda value, where: value
     if hint in _WORDS:
-        return _convert_plain(hint, value, where)
-    origin = get_origin(hint)
+        return partial(_convert_plain, hint)
+    origin, args = get_origin(hint), get_args(hint)
     if origin is tuple:
-        return _convert_items(get_args(hint)[0], value, where)
+        return partial(_convert_items, args[0], _converter(args[0]))
     if origin in (Union, types.UnionType):
-        return _convert_union(hint, value, where)
+        return _union_converter(hint, args)
     if origin is Literal:
-        if value not in get_args(hint):
-            allowed = ", ".join(str(choice) for choice in get_args(hint))
-            raise ValueError(f"Expected {_name(where)} to be one of {allowed}; got {_show(value)}.")
-        return value
+        return partial(_convert_choice, args)
     if origin is not None and issubclass(origin, Mapping):
-        key, item = get_args(hint)
-        return _convert_table(key, item, value, where)
-    return from_table(hint, value, where)
+        key, item = args
+        return partial(_convert_table, args == (str, Any), _converter(key), _converter(item))
+    return partial(from_table, hint)
 
 
-def _convert_items(hint: Any, value: Any, where: Where) -> tuple[Any, ...]:
+def _convert_items(hint: Any, convert: Convert, value: Any, where: Where) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise ValueError(f"Expected {_name(where)} to be a list, got {_show(value)}.")
     if hint is float and set(map(type, value)) <= {float} and all(map(math.isfinite, value)):
         return tuple(value)
-    return tuple(_convert(hint, item, (f"item {i} of", where)) for i, item in enumerate(value))
+    return tuple([convert(item, (i, where)) for i, item in enumerate(value)])
 
 
-def _convert_table(key: Any, item: Any, value: Any, where: Where) -> dict[Any, Any]:
+def _convert_table(
+    is_plain: bool, convert_key: Convert, convert: Convert, value: Any, where: Where
+) -> dict[Any, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"Expected {_name(where)} to be a table, got {_show(value)}.")
-    if item is Any and key is str and set(map(type, value)) <= {str}:
+    if is_plain and set(map(type, value)) <= {str}:
         return dict(value)
     return {
-        _convert(key, k, ("a key of", where)): _convert(item, v, (f"`{k}` of", where))
+        convert_key(k, ("a key of", where)): convert(v, (f"`{k}` of", where))
         for k, v in value.items()
     }
 
 
-def _convert_union(hint: Any, value: Any, where: Where) -> Any:
-    choices = get_args(hint)
-    if value is None and type(None) in choices:
-        return None
+def _convert_choice(choices: tuple[Any, ...], value: Any, where: Where) -> Any:
+    if value not in choices:
+        allowed = ", ".join(map(str, choices))
+        raise ValueError(f"Expected {_name(where)} to be one of {allowed}; got {_show(value)}.")
+    return value
+
+
+def _union_converter(hint: Any, choices: tuple[Any, ...]) -> Convert:
     others = [choice for choice in choices if choice is not type(None)]
     if len(others) > 1:
         raise TypeError(f"{hint} has more than one type beside None; this is not supported.")
-    return _convert(others[0], value, where)
+    convert = _converter(others[0])
+    return lambda value, where: None if value is None else convert(value, where)
 
 
 def _convert_plain(hint: Any, value: Any, where: Where) -> Any:
