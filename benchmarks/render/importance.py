@@ -24,6 +24,7 @@ _MAX_WRITTEN = 10  # more tasks leave no room for numbers in the cells
 
 _Floats = NDArray[np.float64]
 _Layers = Mapping[str, Any]
+_Cumulative = tuple[_Floats, _Floats]  # edges, and the counts below each
 
 
 def importance_figures() -> tuple[Panel, ...]:
@@ -89,16 +90,21 @@ def _by_task(method: MethodResult) -> list[list[_Layers]]:
     return found
 
 
-def _spread(histogram: Mapping[str, Any], bins: _Floats) -> _Floats:
-    """Divide counts among other bins, evenly within each of their own."""
+def _cumulate(histogram: Mapping[str, Any]) -> _Cumulative:
     below = np.concatenate([[0.0], np.cumsum(histogram["counts"])])
-    counts: _Floats = np.diff(np.interp(bins, histogram["edges"], below))
-    return counts
+    return np.array(histogram["edges"], dtype=float), below
 
 
-def _first(histograms: Sequence[Mapping[str, Any]], bins: _Floats) -> float:
+def _spread(histograms: Sequence[_Cumulative], bins: _Floats) -> _Floats:
+    """Divide counts among other bins, evenly within each of their own, and add them up."""
+    counts = np.diff([np.interp(bins, edges, below) for edges, below in histograms], axis=1)
+    total: _Floats = counts.sum(axis=0)
+    return total
+
+
+def _first(histograms: Sequence[_Cumulative], bins: _Floats) -> float:
     """Find the edge below which no more than the part not shown lies."""
-    below = np.cumsum(np.sum([_spread(h, bins) for h in histograms], axis=0))
+    below = np.cumsum(_spread(histograms, bins))
     return float(bins[np.searchsorted(below, _NOT_SHOWN * below[-1], side="right")])
 
 
@@ -108,14 +114,14 @@ def _histogram(part: PartResult, alone: bool) -> Sketch | None:
         return None
     found = [
         [
-            layer["histogram"]
+            _cumulate(layer["histogram"])
             for layers in runs
             for layer in layers.values()
             if layer.get("histogram") and sum(layer["histogram"]["counts"])
         ]
         for runs in _by_task(method)
     ]
-    ends = [edge for histograms in found for h in histograms for edge in h["edges"]]
+    ends = [end for h in found for edges, _ in h for end in (edges.min(), edges.max())]
     if not ends:
         return None
     fine = np.linspace(min(ends), max(ends), 10 * _NUM_BINS + 1)
@@ -129,8 +135,7 @@ def _histogram(part: PartResult, alone: bool) -> Sketch | None:
     for number, (shade, histograms) in enumerate(zip(shades, found, strict=True), 1):
         if not histograms:
             continue
-        total = sum(sum(h["counts"]) for h in histograms)
-        share = np.sum([_spread(h, bins) for h in histograms], axis=0) / total
+        share = _spread(histograms, bins) / sum(below[-1] for _, below in histograms)
         axes.plot(
             (bins[:-1] + bins[1:]) / 2,
             100 * share,

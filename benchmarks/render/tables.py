@@ -488,7 +488,7 @@ def csv_files(result: StudyResult) -> dict[str, str]:
     """
     files = {
         "runs.csv": to_csv(_run_rows(result)),
-        "accuracy.csv": to_csv(_accuracy_rows(result)),
+        "accuracy.csv": _accuracy_csv(result),
         "summary.csv": to_csv(_summary_rows(result)),
         "curves.csv": to_csv(_curve_rows(result)),
     }
@@ -642,19 +642,26 @@ def _run_rows(result: StudyResult) -> Rows:
             )  # fmt: skip
 
 
-def _accuracy_rows(result: StudyResult) -> Rows:
-    yield (
+def _accuracy_csv(result: StudyResult) -> str:
+    head = (
         "part", "method", "strength", "seed", "role", "split", "after_task", "on_task", "accuracy"
     )  # fmt: skip
+    content = io.StringIO()
+    content.write(to_csv([head]))
     for record in result.records:
         # Strengths are chosen on validation data, reports are about test data.
         split = "test" if record.role == "evaluation" else "validation"
         matrix = record.accuracy.get(split, ())
-        head = (record.part, record.method, record.strength, record.seed, record.role, split)
         joint = len(matrix) == 1 and record.status == "finished"
-        for i, row in enumerate(matrix, start=1):
-            for j, value in enumerate(row, start=1):
-                yield (*head, len(row) if joint else i, j, value)
+        # Once a record: its matrix may have thousands of entries.
+        run = (record.part, record.method, record.strength, record.seed, record.role, split)
+        start = to_csv([run]).rstrip("\n")
+        content.writelines(
+            f"{start},{len(row) if joint else i},{j},{_plain(value)}\n"
+            for i, row in enumerate(matrix, start=1)
+            for j, value in enumerate(row, start=1)
+        )
+    return content.getvalue()
 
 
 def _ends(found: Estimate) -> tuple[object, ...]:
