@@ -39,7 +39,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MANY_RECORDS = 2000
-"""From so many on, a second process draws figures while this one writes tables."""
+"""From so many on, a second process draws figures while this one writes tables and records."""
 
 TIMINGS = "record.json"
 """Record of ``python -m benchmarks speed``, in its folder."""
@@ -97,16 +97,16 @@ def _files(result: StudyResult, pool: Executor) -> Iterator[tuple[str, bytes]]:
     }
     for table in _tables(content):
         yield f"tables/{table.name}.tex", page.latex_table(table)
-    yield "README.md", page.write("report.md.j2", context)
-    yield "index.html", page.write("report.html.j2", context)
-    yield "summary.json", _summary(result)
-    drawn = content.files
-    del content, context
     for name, text in (csv_files(result) | questions.csv_files(result)).items():
         yield f"tables/{name}", text.encode()
     yield "records.jsonl", write_lines(records)
-    for path, future in drawn.items():
-        for ending, figure in future.result().items():
+    # What is drawn comes last: meanwhile another process draws.
+    yield "README.md", page.write("report.md.j2", context)
+    yield "index.html", page.write("report.html.j2", context)
+    yield "summary.json", _summary(result)
+    while content.files:
+        path, drawing = content.files.popitem()
+        for ending, figure in drawing().items():
             yield f"{path}.{ending}", figure
 
 

@@ -381,7 +381,7 @@ def _figure(
     headline(alone.figure, label)
     files[f"{path}.svg"], files[f"{path}.png"] = svg(alone), png(alone)
     inline = inline_svg(_sketch(label, rows), f"c{number}-")
-    return content.Figure(label, "", inline, path, part)
+    return content.Figure(label, "", lambda: inline, path, part)
 
 
 def _sketch(label: str, rows: Sequence[Change]) -> Sketch:

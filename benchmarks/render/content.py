@@ -5,7 +5,7 @@ the same list, so neither can say what the other does not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from benchmarks.continual_selection import Continual
@@ -13,7 +13,7 @@ from benchmarks.metrics import METRICS, Metric
 from benchmarks.render import drawing, figures, published, questions, tables, text
 from benchmarks.render.analysis import COSTS, MethodInfo, PartResult, StudyResult
 from benchmarks.render.answer import heads
-from benchmarks.render.drawing import inline_svg
+from benchmarks.render.drawing import Drawing, Sketch, inline_svg
 from benchmarks.render.importance import importance_figures
 from benchmarks.study import Training
 
@@ -88,7 +88,7 @@ class Figure:
     Args:
         title: Short heading, names the part.
         caption: How it is read.
-        inline: ``<svg>`` for the page.
+        inline: Gives the ``<svg>`` for the page.
         file: Path of the file without its ending; empty where the page alone has it.
         part: Part that it belongs to.
         method: Method that it belongs to alone.
@@ -96,7 +96,7 @@ class Figure:
 
     title: str
     caption: str
-    inline: str
+    inline: Callable[[], str]
     file: str
     part: str
     method: str | None = None
@@ -169,14 +169,14 @@ class Content:
     Args:
         result: What it is about.
         sections: In order.
-        pool: Draws the files of figures meanwhile.
-        files: By the path of a figure without ending, what :func:`drawing.files` will return.
+        pool: Draws figures meanwhile.
+        files: By the path of a figure without ending, what gives its files by their endings.
     """
 
     result: StudyResult
     pool: Executor
     sections: list[Section] = field(default_factory=list)
-    files: dict[str, Future[dict[str, bytes]]] = field(default_factory=dict)
+    files: dict[str, Drawing[dict[str, bytes]]] = field(default_factory=dict)
     num_figures: int = 0
 
     def add(self, name: str, title: str, blocks: Sequence[Block | None]) -> None:
@@ -196,8 +196,8 @@ class Content:
                 continue
             path = f"figures/{part.name}-{panel.name}"
             present |= {mark.method for mark in within.marks.values()}
-            self.files[path] = self.pool.submit(drawing.files, alone)
-            made.append(Figure(part.label, "", inline_svg(within, self._prefix()), path, part.name))
+            self.files[path] = Drawing(self.pool, drawing.files, alone)
+            made.append(Figure(part.label, "", self._inline(within), path, part.name))
             files.append((f"{panel.title}: {part.label}", path))
         if not made:
             return None
@@ -210,14 +210,13 @@ class Content:
         if together is None:
             return None
         path = f"figures/{panel.name}"
-        self.files[path] = self.pool.submit(drawing.files, together)
+        self.files[path] = Drawing(self.pool, drawing.files, together)
         made = []
         short = heads(self.result.parts)
         for part in self.result.parts:
             sketch = panel.draw(part, False)
             if sketch is not None:
-                inline = inline_svg(sketch, self._prefix())
-                made.append(Figure(short[part.name], "", inline, "", part.name))
+                made.append(Figure(short[part.name], "", self._inline(sketch), "", part.name))
         return Figures(tuple(made), ((panel.title, path),), panel.caption)
 
     def draw_heat_maps(self) -> list[Block]:
@@ -228,20 +227,20 @@ class Content:
             if together is None:
                 continue
             path = f"figures/{part.name}-matrices"
-            self.files[path] = self.pool.submit(drawing.files, together)
+            self.files[path] = Drawing(self.pool, drawing.files, together)
             made = []
             for method in part.methods:
                 sketch = figures.heat_map(part, method)
                 if sketch is not None:
-                    inline = inline_svg(sketch, self._prefix())
+                    inline = self._inline(sketch)
                     made.append(Figure(method.title, "", inline, "", part.name, method.name))
             title = f"Accuracy matrices: {part.label}"
             blocks.append(Figures(tuple(made), ((title, path),), part.label, small=True))
         return blocks
 
-    def _prefix(self) -> str:
+    def _inline(self, sketch: Sketch) -> Drawing[str]:
         self.num_figures += 1
-        return f"f{self.num_figures}-"
+        return Drawing(self.pool, inline_svg, sketch, f"f{self.num_figures}-")
 
 
 def compose(result: StudyResult, pool: Executor) -> Content:
@@ -249,7 +248,7 @@ def compose(result: StudyResult, pool: Executor) -> Content:
 
     Args:
         result: The study.
-        pool: Draws the files of figures meanwhile.
+        pool: Draws figures meanwhile.
 
     Returns:
         Sections and figure files.

@@ -9,10 +9,12 @@ import html
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -20,7 +22,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from benchmarks.render.palette import HUES, INK, MUTED, PAPER, RULE
 
-__all__ = ["Mark", "Sketch", "css_name", "files", "inline_svg", "png", "style", "svg"]
+__all__ = ["Drawing", "Mark", "Sketch", "css_name", "files", "inline_svg", "png", "style", "svg"]
+
+T = TypeVar("T")
 
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -109,6 +113,24 @@ class Sketch:
         return gid
 
 
+class Drawing(Generic[T]):
+    """What another process is asked to draw; if it has not begun, this one does when it is needed.
+
+    Args:
+        pool: Where it is drawn.
+        draw: What to call, once.
+        *args: With what.
+    """
+
+    def __init__(self, pool: Executor, draw: Callable[..., T], *args: Any) -> None:
+        self._here = partial(draw, *args)
+        self._there = pool.submit(draw, *args)
+
+    def __call__(self) -> T:
+        """Return what was drawn; to be called once."""
+        return self._here() if self._there.cancel() else self._there.result()
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """Draw and save inside: fixed fonts, sizes and colours, whatever the user has configured."""
@@ -163,6 +185,8 @@ def png(sketch: Sketch) -> bytes:
 def inline_svg(sketch: Sketch, prefix: str) -> str:
     """Save for a page: themed, with the marks' methods and texts as data attributes.
 
+    In this process or another one.
+
     Args:
         sketch: Made inside :func:`style`.
         prefix: Makes ids unique among the figures of the page.
@@ -170,7 +194,8 @@ def inline_svg(sketch: Sketch, prefix: str) -> str:
     Returns:
         An ``<svg>`` element.
     """
-    text = _shorten(_save(sketch, "none"))
+    with style():
+        text = _shorten(_save(sketch, "none"))
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+from concurrent.futures import Future
 from itertools import combinations
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from benchmarks import methods
 from benchmarks.render import figures
 from benchmarks.render.analysis import analyse
-from benchmarks.render.drawing import inline_svg, png, style, svg
+from benchmarks.render.drawing import Drawing, inline_svg, png, style, svg
 from benchmarks.render.importance import importance_figures
 from benchmarks.render.palette import HUES, look
 from tests.benchmarks import synthetic
@@ -238,3 +239,20 @@ def test_no_two_methods_look_the_same():
 def test_an_unknown_method_always_gets_the_same_look():
     assert look("of_tomorrow") == look("of_tomorrow")
     assert look("of_tomorrow").hue in HUES
+
+
+class _Pool:
+    def __init__(self, begins):
+        self.begins = begins
+
+    def submit(self, draw, *args):
+        future = Future()
+        if self.begins:
+            future.set_running_or_notify_cancel()
+            future.set_result(f"there {draw(*args)}")
+        return future
+
+
+@pytest.mark.parametrize(("begins", "expected"), [(True, "there drawn"), (False, "drawn")])
+def test_what_another_process_has_not_begun_is_drawn_here(begins, expected):
+    assert Drawing(_Pool(begins), "".join, ["dra", "wn"])() == expected
