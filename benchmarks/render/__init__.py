@@ -74,9 +74,8 @@ def build(study: Study, records: Sequence[Record]) -> Iterator[tuple[str, bytes]
     """
     gc.freeze()  # the records stay: the garbage collector need not walk over them again and again
     try:
-        result = analyse(study, records)
         with _pool(len(records)) as pool:
-            yield from _files(result, pool)
+            yield from _files(analyse(study, records), pool)
     finally:
         gc.unfreeze()
 
@@ -114,7 +113,14 @@ def _pool(num_records: int) -> Executor:
     """Draw in a process beside this one where that is worth its start."""
     if num_records < MANY_RECORDS:
         return _AtOnce()
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    pool.submit(_begin)
+    return pool
+
+
+def _begin() -> None:
+    """Import in the second process, before there is something to draw, all that it needs."""
+    gc.freeze()  # modules stay
 
 
 class _AtOnce(Executor):
