@@ -38,61 +38,36 @@ def build(record: Mapping[str, Any]) -> dict[str, bytes]:
     Returns:
         Content by path within the folder: ``README.md`` and ``index.html``.
     """
+    found = {name: section["found"] for name, section in record.items()}
     sections = [
-        {
-            "name": "importance",
-            "title": "Importance",
-            "text": _IMPORTANCE,
-            "tables": [_importance_table(case) for case in record["importance"]["cases"]],
-        },
-        {
-            "name": "profile",
-            "title": "Where the time of importance goes",
-            "text": _PROFILE,
-            "tables": [_profile_table(case) for case in record["importance"]["cases"]],
-        },
-        {
-            "name": "floor",
-            "title": "The floor of importance",
-            "text": _FLOOR,
-            "tables": _floor_tables(record["importance"].get("products", {})),
-        },
-        {
-            "name": "penalty",
-            "title": "Penalty",
-            "text": _PENALTY,
-            "tables": [_penalty_table(record["penalty"])],
-        },
-        {
-            "name": "training",
-            "title": "Training through Avalanche",
-            "text": _TRAINING,
-            "tables": [_training_table(name, table) for name, table in record["training"].items()],
-        },
-        {
-            "name": "methods",
-            "title": "Every method",
-            "text": _EVERY_METHOD,
-            "tables": [_methods_table("methods", "MLP 784-400-400-10", record["methods"])],
-        },
-        {
-            "name": "growth",
-            "title": "As tasks, networks and data grow",
-            "text": _GROWTH,
-            "tables": [*_growth_tables(record["growth"]), _data_table(record["growth"]["data"])],
-        },
+        {"name": name, "title": title, "text": text, "tables": make(found[part])}
+        for name, part, title, text, make in _SECTIONS
+        if part in found
     ]
-    sections = [section for section in sections if section["tables"]]
-    environment = {**record["importance"]["environment"], **record["provenance"]}
     context = {
         "title": TITLE,
-        "sections": sections,
-        "environment": sorted((key, str(value)) for key, value in environment.items()),
+        "sections": [section for section in sections if section["tables"]],
+        "environment": _environment(record),
     }
     return {
         "README.md": page.write("speed.md.j2", context),
         "index.html": page.write("speed.html.j2", context),
     }
+
+
+def _environment(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List what was measured on; where sections differ, each value names its own."""
+    lines = []
+    for key in sorted({key for section in record.values() for key in section["environment"]}):
+        parts: dict[str, list[str]] = {}
+        for name, section in sorted(record.items()):
+            parts.setdefault(str(section["environment"].get(key, "not known")), []).append(name)
+        values = [
+            value if len(parts) == 1 else f"{value} ({', '.join(names)})"
+            for value, names in parts.items()
+        ]
+        lines.append((key, "; ".join(values)))
+    return lines
 
 
 _IMPORTANCE = (
@@ -149,6 +124,14 @@ _GROWTH = (
     "the matrix products grow as the penalty does, with the number of weights, and the fixed "
     "overhead of an iteration counts for less and less. Data is read a mini-batch at a time: the "
     "time of an importance pass grows with the number of samples, and its memory does not."
+)
+_STUDY = (
+    "One run of every method of every part of the study, with its record, its mirror for Weights & "
+    "Biases (without network) and the report at the end, in one process under Python's profiler. "
+    "A share is the time that a function spends by itself, without what it calls; the profiler "
+    "slows Python's own work down and so makes too much of it. A function has several lines, so "
+    "none of its lines can take more than it does. What torch computes for a Python operator, as "
+    "in `x[index]`, counts as the function's own time."
 )
 
 
@@ -264,6 +247,29 @@ def _ratio_table(name: str, title: str, ratio: str, results: Mapping[str, Any]) 
     return Table(name, title, columns, rows)
 
 
+def _study_tables(found: Mapping[str, Any]) -> list[Table]:
+    title = f"{found['title']}: {found['runs']} runs, {found['seconds']:,.0f} s under the profiler"
+    shares = sorted(found["shares"].items(), key=lambda item: -item[1])
+    packages = tuple(
+        Row((Cell(name), _number(_percent(share), "{:.1f} %"))) for name, share in shares[:8]
+    )
+    functions = tuple(
+        Row((Cell(one["name"]), _number(_percent(one["share"]), "{:.1f} %")))
+        for one in found["functions"]
+    )
+    return [
+        Table(
+            "study-packages", title, (Column("package", numeric=False), Column("share")), packages
+        ),
+        Table(
+            "study-functions",
+            "What takes most outside torch",
+            (Column("function", numeric=False), Column("share")),
+            functions,
+        ),
+    ]
+
+
 def _methods_table(name: str, title: str, found: Mapping[str, Any]) -> Table:
     rows = tuple(
         Row(
@@ -346,6 +352,55 @@ def _data_table(found: Mapping[str, Any]) -> Table:
         Column("peak memory, MiB"),
     )
     return Table("data", "Importance of an MLP 784-400-400-10 from images of bytes", columns, rows)
+
+
+_SECTIONS = (
+    (
+        "importance",
+        "importance",
+        "Importance",
+        _IMPORTANCE,
+        lambda found: [_importance_table(case) for case in found["cases"]],
+    ),
+    (
+        "profile",
+        "importance",
+        "Where the time of importance goes",
+        _PROFILE,
+        lambda found: [_profile_table(case) for case in found["cases"]],
+    ),
+    (
+        "floor",
+        "importance",
+        "The floor of importance",
+        _FLOOR,
+        lambda found: _floor_tables(found.get("products", {})),
+    ),
+    ("penalty", "penalty", "Penalty", _PENALTY, lambda found: [_penalty_table(found)]),
+    (
+        "training",
+        "training",
+        "Training through Avalanche",
+        _TRAINING,
+        lambda found: [_training_table(name, table) for name, table in found.items()],
+    ),
+    ("study", "study", "Where the time of a study goes", _STUDY, _study_tables),
+    (
+        "methods",
+        "methods",
+        "Every method",
+        _EVERY_METHOD,
+        lambda found: [_methods_table("methods", "MLP 784-400-400-10", found)],
+    ),
+    (
+        "growth",
+        "growth",
+        "As tasks, networks and data grow",
+        _GROWTH,
+        lambda found: [*_growth_tables(found), _data_table(found["data"])],
+    ),
+)
+"""Name, what it shows of the record, title, text and tables of each section of the page."""
 
 
 def _by_size(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,13 @@ from benchmarks.render.timings import build
 from benchmarks.speed.importance import CASES, measure
 from benchmarks.speed.methods import measure_data, measure_methods, measure_tasks, measure_widths
 from benchmarks.speed.penalty import measure_penalty
+from benchmarks.speed.study import measure_study
 from benchmarks.speed.training import measure_training
+from mas_avalanche.per_sample import kernel
 
 __all__ = ["main", "write_page"]
+
+_SECTIONS = ("training", "penalty", "methods", "growth", "study", "importance")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks speed",
-        description="Time importance, penalty and data path on this machine, each in one run.",
+        description="Time importance, penalty, data path and a study on this machine.",
     )
     parser.add_argument("--out", type=Path, default=provenance.ROOT / "reports" / "speed")
     parser.add_argument("--rounds", type=int, default=7, help="counted rounds of each table")
@@ -42,11 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--page-only", action="store_true", help="make the page from the record that is there"
     )
+    parser.add_argument(
+        "--only", action="append", choices=_SECTIONS, help="only this section; the others stay"
+    )
     options = parser.parse_args(arguments)
     if not options.page_only:
         options.out.mkdir(parents=True, exist_ok=True)
-        record = _measure(options.rounds, options.threads, options.case)
-        write_atomic(options.out / TIMINGS, json.dumps(record, indent=1, sort_keys=True) + "\n")
+        path = options.out / TIMINGS
+        record = _read(path) if options.only else {}
+        found = _measure(options.only or _SECTIONS, options.rounds, options.threads, options.case)
+        text = json.dumps(record | found, indent=1, sort_keys=True) + "\n"
+        write_atomic(path, text)
     write_page(options.out)
     print(f"The page lies at {options.out / 'index.html'}")
     return 0
@@ -58,27 +68,44 @@ def write_page(folder: Path) -> None:
     Args:
         folder: Holds ``record.json``.
     """
-    record = json.loads((folder / TIMINGS).read_text(encoding="utf-8"))
-    for name, content in build(record).items():
+    for name, content in build(_read(folder / TIMINGS)).items():
         write_atomic(folder / name, content)
 
 
-def _measure(rounds: int, threads: int, cases: Sequence[str] | None) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+def _measure(
+    sections: Sequence[str], rounds: int, threads: int, cases: Sequence[str] | None
+) -> dict[str, Any]:
     torch.set_num_threads(threads)
-    return {
-        "format": 1,
-        "provenance": {
-            "commit": provenance.commit(),
-            "code_version": provenance.code_version(),
-            **{f"version of {name}": value for name, value in provenance.versions().items()},
-        },
-        "training": measure_training(rounds=rounds),
-        "penalty": measure_penalty(rounds=rounds),
-        "methods": measure_methods(rounds=rounds),
-        "growth": {
+    measures: dict[str, Callable[[], Any]] = {
+        "training": lambda: measure_training(rounds=rounds),
+        "penalty": lambda: measure_penalty(rounds=rounds),
+        "methods": lambda: measure_methods(rounds=rounds),
+        "growth": lambda: {
             "tasks": measure_tasks(),
             "width": measure_widths(),
             "data": measure_data(),
         },
-        "importance": measure(cases, rounds=rounds, peer_rounds=min(3, rounds), threads=threads),
+        "study": lambda: measure_study(),
+        "importance": lambda: measure(
+            cases, rounds=rounds, peer_rounds=min(3, rounds), threads=threads
+        ),
+    }
+    return {name: {"environment": _environment(), "found": measures[name]()} for name in sections}
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "processor": provenance.processor("cpu"),
+        "cores": provenance.num_cores(),
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "kernel": kernel.load() is not None,
+        "commit": provenance.commit(),
+        "code_version": provenance.code_version(),
+        **provenance.versions(),
     }

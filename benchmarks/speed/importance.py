@@ -16,7 +16,6 @@ import importlib.util
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -291,7 +290,7 @@ def measure(
         progress: Show a progress bar.
 
     Returns:
-        A dictionary of plain values: ``environment``, and for each case its ``methods``, each with
+        A dictionary of plain values: for each of the ``cases`` its ``methods``, each with
         ``seconds`` (one a round, for all mini-batches), ``median_seconds``, ``ratio`` (median over
         rounds of its time to the plain pass's), ``peak_bytes`` (beyond model and data),
         ``relative_error`` (largest over tensors, against ours); and ``profile``; beside the cases
@@ -318,8 +317,6 @@ def measure(
             for case in tqdm(cases, desc="speed", disable=not progress)
         ]
         return {
-            "format": 1,
-            "environment": _environment_facts(),
             "cases": results,
             "products": measure_products(rounds=rounds),
         }
@@ -450,23 +447,6 @@ def _environment(**values: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _environment_facts() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "device": "cpu",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "kernel": kernel.load() is not None,
-    }
 
 
 def _main(arguments: Sequence[str] | None = None) -> None:

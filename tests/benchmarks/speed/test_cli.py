@@ -38,6 +38,8 @@ def test_measures_and_writes_a_page_that_the_check_accepts(tmp_path, monkeypatch
     monkeypatch.setattr(cli, "measure_tasks", partial(methods.measure_tasks, counts=(2, 3), **few))
     monkeypatch.setattr(cli, "measure_widths", partial(methods.measure_widths, widths=(4,), **few))
     monkeypatch.setattr(cli, "measure_data", partial(methods.measure_data, counts=(200, 400)))
+    profile = _measured()["study"]["found"]
+    monkeypatch.setattr(cli, "measure_study", lambda: profile)
     folder = tmp_path / "speed"
     assert cli.main(["--out", str(folder), "--rounds", "1", "--threads", "1"]) == 0
     assert f"The page lies at {folder / 'index.html'}" in capsys.readouterr().out
@@ -50,6 +52,7 @@ def test_measures_and_writes_a_page_that_the_check_accepts(tmp_path, monkeypatch
         "3 tasks",
         "width 4",
         "a layer",
+        "posixpath.join",
     ):
         assert words in page
 
@@ -57,12 +60,21 @@ def test_measures_and_writes_a_page_that_the_check_accepts(tmp_path, monkeypatch
     assert "speed/index.html" in (tmp_path / "index.html").read_text(encoding="utf-8")
     assert render.check(tmp_path) == []
     record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    record["penalty"]["results"]["naive"]["ratio"] = 7.0
+    record["penalty"]["found"]["results"]["naive"]["ratio"] = 7.0
     (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
     assert len(render.check(tmp_path)) == 2
 
     cli.write_page(folder)
     assert render.check(tmp_path) == []
+
+    others = {name: part for name, part in record.items() if name != "study"}
+    monkeypatch.setattr(cli, "measure_study", lambda: profile | {"runs": 77})
+    assert cli.main(["--out", str(folder), "--only", "study", "--threads", "2"]) == 0
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert "77 runs" in page
+    assert "threads: 1 (growth, importance, methods, penalty, training); 2 (study)" in page
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    assert {name: part for name, part in record.items() if name != "study"} == others
 
 
 def _measured():
@@ -92,9 +104,13 @@ def _measured():
             "width": dict.fromkeys(("100", "1000", "400"), methods_),
             "data": dict.fromkeys(("1000", "10000", "200"), passed),
         },
-        "importance": {"environment": {}, "cases": [case]},
-        "provenance": {},
+        "importance": {"cases": [case]},
+        "study": {
+            "title": "A study", "runs": 2, "seconds": 3.0, "shares": {"torch": 0.9, "Python": 0.1},
+            "functions": [{"name": "posixpath.join", "package": "Python", "share": 0.04}],
+        },
     }  # fmt: skip
+    record = {name: {"environment": {"cores": 2}, "found": found} for name, found in record.items()}
     return json.loads(json.dumps(record, sort_keys=True))
 
 
