@@ -12,21 +12,21 @@ records and the versions of the libraries that draw, on nothing else: no clock, 
 arrival. No report is edited by hand; commentary belongs in the study file.
 """
 
+import contextlib
 import gc
 import json
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from math import isfinite
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
+from benchmarks import beside
 from benchmarks.record import Record, read_lines, write_lines
 from benchmarks.render import page, questions, timings
 from benchmarks.render.analysis import StudyResult, analyse
 from benchmarks.render.comparison import compare
 from benchmarks.render.content import Content, TableBlock, compose
-from benchmarks.render.drawing import style
+from benchmarks.render.drawing import drawn_meanwhile, style
 from benchmarks.render.files import differences, replace_folder
 from benchmarks.render.tables import Cell, Column, Row, Table, csv_files, overview_table
 from benchmarks.study import Study, load
@@ -34,12 +34,6 @@ from benchmarks.study import Study, load
 __all__ = ["build", "check", "compare", "index", "render"]
 
 _OWNED = ("figures", "tables")
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-MANY_RECORDS = 2000
-"""From so many on, a second process draws figures while this one writes tables and records."""
 
 TIMINGS = "record.json"
 """Record of ``python -m benchmarks speed``, in its folder."""
@@ -74,62 +68,41 @@ def build(study: Study, records: Sequence[Record]) -> Iterator[tuple[str, bytes]
     """
     gc.freeze()  # the records stay: the garbage collector need not walk over them again and again
     try:
-        with _pool(len(records)) as pool:
-            yield from _files(analyse(study, records), pool)
+        yield from _files(analyse(study, records))
     finally:
         gc.unfreeze()
 
 
-def _files(result: StudyResult, pool: Executor) -> Iterator[tuple[str, bytes]]:
-    study, records = result.study, result.records
+def _files(result: StudyResult) -> Iterator[tuple[str, bytes]]:
     with style():
-        content = compose(result, pool)
+        content = compose(result)
         legend = page.legend_items(result.methods)
-    context = {
-        "title": study.title,
-        "question": study.question,
-        "answer": result.answer,
-        "parts": [(part.name, part.label) for part in result.parts],
-        "sections": content.sections,
-        "legend": legend,
-        "crumb": True,
-    }
-    for table in _tables(content):
-        yield f"tables/{table.name}.tex", page.latex_table(table)
-    for name, text in (csv_files(result) | questions.csv_files(result)).items():
-        yield f"tables/{name}", text.encode()
-    yield "records.jsonl", write_lines(records)
-    # What is drawn comes last: meanwhile another process draws.
-    yield "README.md", page.write("report.md.j2", context)
-    yield "index.html", page.write("report.html.j2", context)
-    yield "summary.json", _summary(result)
-    while content.files:
-        path, drawing = content.files.popitem()
-        for ending, figure in drawing().items():
-            yield f"{path}.{ending}", figure
-
-
-def _pool(num_records: int) -> Executor:
-    """Draw in a process beside this one where that is worth its start."""
-    if num_records < MANY_RECORDS:
-        return _AtOnce()
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-    pool.submit(_begin)
-    return pool
-
-
-def _begin() -> None:
-    """Import in the second process, before there is something to draw, all that it needs."""
-    gc.freeze()  # modules stay
-
-
-class _AtOnce(Executor):
-    """Does in this process, at once, what it is given."""
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        future: Future[T] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
+    meanwhile: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if len(result.records) >= beside.MANY_RECORDS and beside.is_possible():
+        meanwhile = drawn_meanwhile([*content.inline, *content.files.values()])
+    with meanwhile:
+        for table in _tables(content):
+            yield f"tables/{table.name}.tex", page.latex_table(table)
+        for name, text in (csv_files(result) | questions.csv_files(result)).items():
+            yield f"tables/{name}", text.encode()
+        yield "records.jsonl", write_lines(result.records)
+        yield "summary.json", _summary(result)
+        context = {
+            "title": result.study.title,
+            "question": result.study.question,
+            "answer": result.answer,
+            "parts": [(part.name, part.label) for part in result.parts],
+            "sections": content.sections,
+            "legend": legend,
+            "crumb": True,
+        }
+        # What is drawn comes last: a second process has drawn some of it by now.
+        yield "README.md", page.write("report.md.j2", context)
+        yield "index.html", page.write("report.html.j2", context)
+        while content.files:
+            path, drawing = content.files.popitem()
+            for ending, figure in drawing().items():
+                yield f"{path}.{ending}", figure
 
 
 def index(reports: Path) -> None:

@@ -5,7 +5,6 @@ the same list, so neither can say what the other does not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from benchmarks.continual_selection import Continual
@@ -169,15 +168,14 @@ class Content:
     Args:
         result: What it is about.
         sections: In order.
-        pool: Draws figures meanwhile.
         files: By the path of a figure without ending, what gives its files by their endings.
+        inline: The figures of the page, in their order.
     """
 
     result: StudyResult
-    pool: Executor
     sections: list[Section] = field(default_factory=list)
     files: dict[str, Drawing[dict[str, bytes]]] = field(default_factory=dict)
-    num_figures: int = 0
+    inline: list[Drawing[str]] = field(default_factory=list)
 
     def add(self, name: str, title: str, blocks: Sequence[Block | None]) -> None:
         """Append a section, unless it would be empty."""
@@ -196,7 +194,7 @@ class Content:
                 continue
             path = f"figures/{part.name}-{panel.name}"
             present |= {mark.method for mark in within.marks.values()}
-            self.files[path] = Drawing(self.pool, drawing.files, alone)
+            self.files[path] = Drawing(drawing.files, alone)
             made.append(Figure(part.label, "", self._inline(within), path, part.name))
             files.append((f"{panel.title}: {part.label}", path))
         if not made:
@@ -210,7 +208,7 @@ class Content:
         if together is None:
             return None
         path = f"figures/{panel.name}"
-        self.files[path] = Drawing(self.pool, drawing.files, together)
+        self.files[path] = Drawing(drawing.files, together)
         made = []
         short = heads(self.result.parts)
         for part in self.result.parts:
@@ -227,7 +225,7 @@ class Content:
             if together is None:
                 continue
             path = f"figures/{part.name}-matrices"
-            self.files[path] = Drawing(self.pool, drawing.files, together)
+            self.files[path] = Drawing(drawing.files, together)
             made = []
             for method in part.methods:
                 sketch = figures.heat_map(part, method)
@@ -239,21 +237,20 @@ class Content:
         return blocks
 
     def _inline(self, sketch: Sketch) -> Drawing[str]:
-        self.num_figures += 1
-        return Drawing(self.pool, inline_svg, sketch, f"f{self.num_figures}-")
+        self.inline.append(Drawing(inline_svg, sketch, f"f{len(self.inline) + 1}-"))
+        return self.inline[-1]
 
 
-def compose(result: StudyResult, pool: Executor) -> Content:
+def compose(result: StudyResult) -> Content:
     """Put the report together; to be called inside :func:`benchmarks.render.drawing.style`.
 
     Args:
         result: The study.
-        pool: Draws figures meanwhile.
 
     Returns:
         Sections and figure files.
     """
-    content = Content(result, pool)
+    content = Content(result)
     panel = {p.name: p for p in figures.panels()}
     overview = content.draw_overview(panel["overview"])
     single = len(result.parts) == 1

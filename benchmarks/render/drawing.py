@@ -9,8 +9,8 @@ import html
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,9 +20,21 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from benchmarks.beside import second_process
 from benchmarks.render.palette import HUES, INK, MUTED, PAPER, RULE
 
-__all__ = ["Drawing", "Mark", "Sketch", "css_name", "files", "inline_svg", "png", "style", "svg"]
+__all__ = [
+    "Drawing",
+    "Mark",
+    "Sketch",
+    "css_name",
+    "drawn_meanwhile",
+    "files",
+    "inline_svg",
+    "png",
+    "style",
+    "svg",
+]
 
 T = TypeVar("T")
 
@@ -114,21 +126,46 @@ class Sketch:
 
 
 class Drawing(Generic[T]):
-    """What another process is asked to draw; if it has not begun, this one does when it is needed.
+    """Something that is drawn when it is needed, or before that by another process.
 
     Args:
-        pool: Where it is drawn.
         draw: What to call, once.
         *args: With what.
     """
 
-    def __init__(self, pool: Executor, draw: Callable[..., T], *args: Any) -> None:
-        self._here = partial(draw, *args)
-        self._there = pool.submit(draw, *args)
+    def __init__(self, draw: Callable[..., T], *args: Any) -> None:
+        self.draw = partial(draw, *args)
+        self.there: Future[T] | None = None
 
     def __call__(self) -> T:
         """Return what was drawn; to be called once."""
-        return self._here() if self._there.cancel() else self._there.result()
+        if self.there is None or self.there.cancel():
+            return self.draw()
+        return self.there.result()
+
+
+_drawings: list[Drawing[Any]] = []  # where a forked process finds them
+
+
+@contextmanager
+def drawn_meanwhile(drawings: Sequence[Drawing[Any]]) -> Iterator[None]:
+    """Have a second process draw in their order, inside, what this one has not come to.
+
+    Args:
+        drawings: Ready to be drawn.
+    """
+    _drawings[:] = drawings
+    try:
+        with second_process() as pool:
+            for number, drawing in enumerate(drawings):
+                drawing.there = pool.submit(_draw, number)
+            yield
+    finally:
+        _drawings.clear()
+
+
+def _draw(number: int) -> Any:
+    return _drawings[number].draw()
 
 
 @contextmanager
