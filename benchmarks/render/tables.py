@@ -8,6 +8,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 
 from benchmarks.continual_selection import TaskSelection
@@ -21,7 +22,7 @@ from benchmarks.render.analysis import (
     StudyResult,
 )
 from benchmarks.render.answer import all_stand_ins, heads
-from benchmarks.statistics import Estimate, t_interval
+from benchmarks.statistics import Estimate, estimate, t_interval
 
 __all__ = [
     "Cell",
@@ -208,23 +209,29 @@ def cost_table(part: PartResult) -> Table | None:
     Returns:
         A row a method; None without a finished run.
     """
-    rows = [
-        Row((Cell(m.title), *(_cost_cell(m, c.key, ends=True) for c in COSTS)), m.name)
-        for m in part.methods
-        if m.runs
-    ]
-    if not rows:
+    shown = [m for m in part.methods if m.runs]
+    if not shown:
         return None
-    shown = [m.estimates["seconds"] for m in part.methods]
+    plain = next((m for m in shown if m.name == "naive"), None)
+    rows = []
+    for method in shown:
+        cells = [_cost_cell(method, c.key, ends=True) for c in COSTS]
+        if plain is not None:
+            cells.insert(1, _time_ratio(method, plain))
+        rows.append(Row((Cell(method.title), *cells), method.name))
+    columns = [Column(c.short, c.definition) for c in COSTS]
+    if plain is not None:
+        definition = "time over that of naive training, seed by seed."
+        columns.insert(1, Column("Time / naive", definition))
     return Table(
         f"{part.name}-cost",
         f"{part.label}: cost of one run",
-        (
-            Column("Method", numeric=False),
-            *(Column(c.short, c.definition) for c in COSTS),
-        ),
+        (Column("Method", numeric=False), *columns),
         tuple(rows),
-        (text.interval_words(shown), "Times depend on the processor named below."),
+        (
+            text.interval_words([m.estimates["seconds"] for m in shown]),
+            "Times depend on the processor named below.",
+        ),
     )
 
 
@@ -559,6 +566,21 @@ def _seeds_cell(method: MethodResult) -> Cell:
     done = len(method.runs)
     shown = f"{done} of {done + method.num_lost}" if method.num_lost else str(done)
     return Cell(shown, done)
+
+
+def _time_ratio(method: MethodResult, plain: MethodResult) -> Cell:
+    found = estimate(
+        [
+            method.runs[seed].values["seconds"] / plain.runs[seed].values["seconds"]
+            for seed in sorted(method.runs.keys() & plain.runs.keys())
+            if plain.runs[seed].values["seconds"] > 0
+        ]
+    )
+    if found.n == 0:
+        return Cell(text.MISSING)
+    write = partial(text.number, digits=2)
+    content = text.with_ends(write, found) if found.low != found.high else write(found.mean)
+    return Cell(content, found.mean)
 
 
 def _cost_cell(method: MethodResult, key: str, *, ends: bool = False) -> Cell:

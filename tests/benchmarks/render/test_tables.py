@@ -126,3 +126,20 @@ def test_every_published_entry_has_source_setting_and_a_full_match():
         assert entry["source"]
         assert entry["setting"]
         assert {"stream", "model", "training.epochs", "training.batch_size"} <= set(entry["match"])
+
+
+def test_times_are_told_beside_those_of_naive_training(result):
+    part = result.parts[0]
+    table = tables.cost_table(part)
+    heads = [column.title for column in table.columns]
+    assert heads[:3] == ["Method", "Time, s", "Time / naive"]
+    cells = {row.method: row.cells[2] for row in table.rows}
+    assert cells["naive"].text == "1.00"
+    runs = {method.name: method.runs for method in part.methods}
+    seeds = runs["mas"].keys() & runs["naive"].keys()
+    ratios = [runs["mas"][s].values["seconds"] / runs["naive"][s].values["seconds"] for s in seeds]
+    assert cells["mas"].order == pytest.approx(sum(ratios) / len(ratios))
+
+    others = tuple(method for method in part.methods if method.name != "naive")
+    table = tables.cost_table(dataclasses.replace(part, methods=others))
+    assert "Time / naive" not in [column.title for column in table.columns]
