@@ -7,10 +7,9 @@ matrix, times, memory, versions, and what happened if the run did not finish. Ev
 
 import dataclasses
 import hashlib
-import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -26,7 +25,7 @@ __all__ = [
     "SubsetAccuracy",
     "read_lines",
     "table_key",
-    "write_lines",
+    "to_lines",
 ]
 
 FORMAT = 1
@@ -255,21 +254,17 @@ def read_lines(path: Path) -> list[Record]:
     ]
 
 
-def write_lines(records: Sequence[Record]) -> bytes:
-    """Join records to a file of one a line, in an order that does not depend on time.
+def to_lines(records: Iterable[Record]) -> Iterator[bytes]:
+    """Write records as a file of one a line, in an order that does not depend on time.
 
-    Returns:
+    Yields:
         The lines, sorted by part, method, strength, role and seed.
     """
     ordered = sorted(
-        records,
-        key=lambda r: (r.part, r.method, r.strength or 0.0, r.role, r.seed, r.id),
+        records, key=lambda r: (r.part, r.method, r.strength or 0.0, r.role, r.seed, r.id)
     )
-    # Piece by piece, as joining would hold all of it three times.
-    content = io.BytesIO()
     for record in ordered:
-        content.write(f"{record.to_json()}\n".encode())
-    return content.getvalue()
+        yield f"{record.to_json()}\n".encode()
 
 
 class _Numbers(dict[str, N]):

@@ -8,11 +8,10 @@ code.
 """
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from benchmarks import beside
 from benchmarks.record import Record, RecordError, table_key
 from benchmarks.storage import Claim, StoreError, open_storage
 
@@ -90,20 +89,11 @@ class Store:
         sizes = self.storage.names(".json")
         for name, size in sizes.items():
             self._check_size(name.removesuffix(".json"), size)
-        names = sorted(sizes)
         with _uncollected():
-            if len(names) < beside.MANY_RECORDS or not beside.is_possible():
-                return self._read(names)
-            middle = len(names) // 2
-            with beside.second_process() as pool:
-                others = pool.submit(self._read, names[middle:])
-                return self._read(names[:middle]) + others.result()
-
-    def _read(self, names: Sequence[str]) -> list[Record]:
-        return [
-            self._parse(name.removesuffix(".json"), content)
-            for name, content in self.storage.read_all(names)
-        ]
+            return [
+                self._parse(name.removesuffix(".json"), content)
+                for name, content in self.storage.read_all(sorted(sizes))
+            ]
 
     def _check_size(self, id: str, size: int) -> None:
         if size > MAX_BYTES:

@@ -12,21 +12,21 @@ records and the versions of the libraries that draw, on nothing else: no clock, 
 arrival. No report is edited by hand; commentary belongs in the study file.
 """
 
-import contextlib
 import gc
 import json
 from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from benchmarks import beside
-from benchmarks.record import Record, read_lines, write_lines
+from benchmarks.record import Record, read_lines, to_lines
 from benchmarks.render import page, questions, timings
 from benchmarks.render.analysis import StudyResult, analyse
 from benchmarks.render.comparison import compare
 from benchmarks.render.content import Content, TableBlock, compose
-from benchmarks.render.drawing import drawn_meanwhile, style
+from benchmarks.render.drawing import style
 from benchmarks.render.files import differences, replace_folder
 from benchmarks.render.tables import Cell, Column, Row, Table, csv_files, overview_table
 from benchmarks.study import Study, load
@@ -68,41 +68,50 @@ def build(study: Study, records: Sequence[Record]) -> Iterator[tuple[str, bytes]
     """
     gc.freeze()  # the records stay: the garbage collector need not walk over them again and again
     try:
-        yield from _files(analyse(study, records))
+        # A file, as memory would hold twice what another process hands over.
+        with TemporaryFile() as lines:
+            write = beside.Task(_write_records, records, lines)
+            with beside.meanwhile([write], len(records)):
+                result = analyse(study, records)
+                with style():
+                    content = compose(result)
+                write()
+            lines.seek(0)
+            yield "records.jsonl", lines.read()
+        drawings: list[beside.Task[Any]] = [*content.inline, *content.files.values()]
+        with beside.meanwhile(drawings, len(records)):
+            yield from _files(result, content)
     finally:
         gc.unfreeze()
 
 
-def _files(result: StudyResult) -> Iterator[tuple[str, bytes]]:
-    with style():
-        content = compose(result)
-        legend = page.legend_items(result.methods)
-    meanwhile: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    if len(result.records) >= beside.MANY_RECORDS and beside.is_possible():
-        meanwhile = drawn_meanwhile([*content.inline, *content.files.values()])
-    with meanwhile:
-        for table in _tables(content):
-            yield f"tables/{table.name}.tex", page.latex_table(table)
-        for name, text in (csv_files(result) | questions.csv_files(result)).items():
-            yield f"tables/{name}", text.encode()
-        yield "records.jsonl", write_lines(result.records)
-        yield "summary.json", _summary(result)
-        context = {
-            "title": result.study.title,
-            "question": result.study.question,
-            "answer": result.answer,
-            "parts": [(part.name, part.label) for part in result.parts],
-            "sections": content.sections,
-            "legend": legend,
-            "crumb": True,
-        }
-        # What is drawn comes last: a second process has drawn some of it by now.
-        yield "README.md", page.write("report.md.j2", context)
-        yield "index.html", page.write("report.html.j2", context)
-        while content.files:
-            path, drawing = content.files.popitem()
-            for ending, figure in drawing().items():
-                yield f"{path}.{ending}", figure
+def _write_records(records: Sequence[Record], file: IO[bytes]) -> None:
+    file.writelines(to_lines(records))
+    file.flush()
+
+
+def _files(result: StudyResult, content: Content) -> Iterator[tuple[str, bytes]]:
+    context = {
+        "title": result.study.title,
+        "question": result.study.question,
+        "answer": result.answer,
+        "parts": [(part.name, part.label) for part in result.parts],
+        "sections": content.sections,
+        "legend": page.legend_items(result.methods),
+        "crumb": True,
+    }
+    for table in _tables(content):
+        yield f"tables/{table.name}.tex", page.latex_table(table)
+    for name, text in (csv_files(result) | questions.csv_files(result)).items():
+        yield f"tables/{name}", text.encode()
+    yield "summary.json", _summary(result)
+    yield "README.md", page.write("report.md.j2", context)
+    # What is drawn comes last: the second process has drawn some of it by now.
+    yield "index.html", page.write("report.html.j2", context)
+    while content.files:
+        path, draw = content.files.popitem()
+        for ending, figure in draw().items():
+            yield f"{path}.{ending}", figure
 
 
 def index(reports: Path) -> None:

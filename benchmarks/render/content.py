@@ -7,12 +7,13 @@ the same list, so neither can say what the other does not.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from benchmarks.beside import Task
 from benchmarks.continual_selection import Continual
 from benchmarks.metrics import METRICS, Metric
 from benchmarks.render import drawing, figures, published, questions, tables, text
 from benchmarks.render.analysis import COSTS, MethodInfo, PartResult, StudyResult
 from benchmarks.render.answer import heads
-from benchmarks.render.drawing import Drawing, Sketch, inline_svg
+from benchmarks.render.drawing import Sketch, inline_svg
 from benchmarks.render.importance import importance_figures
 from benchmarks.study import Training
 
@@ -174,8 +175,8 @@ class Content:
 
     result: StudyResult
     sections: list[Section] = field(default_factory=list)
-    files: dict[str, Drawing[dict[str, bytes]]] = field(default_factory=dict)
-    inline: list[Drawing[str]] = field(default_factory=list)
+    files: dict[str, Task[dict[str, bytes]]] = field(default_factory=dict)
+    inline: list[Task[str]] = field(default_factory=list)
 
     def add(self, name: str, title: str, blocks: Sequence[Block | None]) -> None:
         """Append a section, unless it would be empty."""
@@ -194,7 +195,7 @@ class Content:
                 continue
             path = f"figures/{part.name}-{panel.name}"
             present |= {mark.method for mark in within.marks.values()}
-            self.files[path] = Drawing(drawing.files, alone)
+            self.files[path] = Task(drawing.files, alone)
             made.append(Figure(part.label, "", self._inline(within), path, part.name))
             files.append((f"{panel.title}: {part.label}", path))
         if not made:
@@ -208,7 +209,7 @@ class Content:
         if together is None:
             return None
         path = f"figures/{panel.name}"
-        self.files[path] = Drawing(drawing.files, together)
+        self.files[path] = Task(drawing.files, together)
         made = []
         short = heads(self.result.parts)
         for part in self.result.parts:
@@ -225,7 +226,7 @@ class Content:
             if together is None:
                 continue
             path = f"figures/{part.name}-matrices"
-            self.files[path] = Drawing(drawing.files, together)
+            self.files[path] = Task(drawing.files, together)
             made = []
             for method in part.methods:
                 sketch = figures.heat_map(part, method)
@@ -236,8 +237,8 @@ class Content:
             blocks.append(Figures(tuple(made), ((title, path),), part.label, small=True))
         return blocks
 
-    def _inline(self, sketch: Sketch) -> Drawing[str]:
-        self.inline.append(Drawing(inline_svg, sketch, f"f{len(self.inline) + 1}-"))
+    def _inline(self, sketch: Sketch) -> Task[str]:
+        self.inline.append(Task(inline_svg, sketch, f"f{len(self.inline) + 1}-"))
         return self.inline[-1]
 
 

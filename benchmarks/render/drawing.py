@@ -9,34 +9,27 @@ import html
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from benchmarks.beside import second_process
 from benchmarks.render.palette import HUES, INK, MUTED, PAPER, RULE
 
 __all__ = [
-    "Drawing",
     "Mark",
     "Sketch",
     "css_name",
-    "drawn_meanwhile",
     "files",
     "inline_svg",
     "png",
     "style",
     "svg",
 ]
-
-T = TypeVar("T")
 
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -123,49 +116,6 @@ class Sketch:
         gid = f"mark{len(self.marks)}"
         self.marks[gid] = Mark(method, tips)
         return gid
-
-
-class Drawing(Generic[T]):
-    """Something that is drawn when it is needed, or before that by another process.
-
-    Args:
-        draw: What to call, once.
-        *args: With what.
-    """
-
-    def __init__(self, draw: Callable[..., T], *args: Any) -> None:
-        self.draw = partial(draw, *args)
-        self.there: Future[T] | None = None
-
-    def __call__(self) -> T:
-        """Return what was drawn; to be called once."""
-        if self.there is None or self.there.cancel():
-            return self.draw()
-        return self.there.result()
-
-
-_drawings: list[Drawing[Any]] = []  # where a forked process finds them
-
-
-@contextmanager
-def drawn_meanwhile(drawings: Sequence[Drawing[Any]]) -> Iterator[None]:
-    """Have a second process draw in their order, inside, what this one has not come to.
-
-    Args:
-        drawings: Ready to be drawn.
-    """
-    _drawings[:] = drawings
-    try:
-        with second_process() as pool:
-            for number, drawing in enumerate(drawings):
-                drawing.there = pool.submit(_draw, number)
-            yield
-    finally:
-        _drawings.clear()
-
-
-def _draw(number: int) -> Any:
-    return _drawings[number].draw()
 
 
 @contextmanager

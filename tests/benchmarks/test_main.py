@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import provenance
 from benchmarks.__main__ import main
-from benchmarks.record import write_lines
+from benchmarks.record import to_lines
 from benchmarks.selection import Plan
 from benchmarks.store import Store
 from tests.benchmarks.studies import smoke_study, smoke_table, to_toml
@@ -205,7 +205,7 @@ def test_two_reports_are_put_side_by_side(tmp_path, capsys):
             )
             for record in plan.records.values()
         ]
-        (tmp_path / name / "records.jsonl").write_bytes(write_lines(records))
+        (tmp_path / name / "records.jsonl").write_bytes(b"".join(to_lines(records)))
     into = tmp_path / "both"
     places = [str(tmp_path / name) for name in ("first", "second")]
     assert main(["report", *places, "--into", str(into)]) == 0

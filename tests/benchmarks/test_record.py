@@ -12,7 +12,7 @@ from benchmarks.record import (
     RecordError,
     SubsetAccuracy,
     read_lines,
-    write_lines,
+    to_lines,
 )
 from tests.benchmarks.studies import smoke_config
 
@@ -116,11 +116,11 @@ def test_records_are_frozen():
 
 def test_lines_do_not_depend_on_the_order_of_arrival(tmp_path):
     records = [make_record(smoke_config(threads=n), started=f"{n}") for n in (1, 2, 3)]
-    content = write_lines(records)
-    assert write_lines(records[::-1]) == content
+    content = b"".join(to_lines(records))
+    assert b"".join(to_lines(records[::-1])) == content
     path = tmp_path / "records.jsonl"
     path.write_bytes(content)
-    assert write_lines(read_lines(path)) == content
+    assert b"".join(to_lines(read_lines(path))) == content
     path.write_bytes(content[:-20])
     with pytest.raises(RecordError, match=r"line 3 of .*records\.jsonl"):
         read_lines(path)

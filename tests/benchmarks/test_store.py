@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import beside
 from benchmarks import files as module
 from benchmarks.files import write_atomic
 from benchmarks.record import RecordError
@@ -38,33 +37,6 @@ def test_a_truncated_file_is_named_and_left_in_place(tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(RecordError, match="to hold text, got other bytes"):
         store.records()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="forks")
-def test_two_processes_read_the_same_and_find_the_same_fault(tmp_path, monkeypatch):
-    store = Store(tmp_path, "smoke")
-    configs = [dataclasses.replace(smoke_config(), seed=seed) for seed in range(5)]
-    records = [make_record(config) for config in configs]
-    paths = [Path(store.write(record)) for record in records]
-    expected = [record.to_json() for record in store.records()]
-    parse = Store._parse
-
-    def noted(self, id, content):
-        return dataclasses.replace(parse(self, id, content), threads=os.getpid())
-
-    monkeypatch.setattr(beside, "MANY_RECORDS", 0)
-    monkeypatch.setattr(beside, "is_possible", lambda: True)
-    assert [record.to_json() for record in store.records()] == expected
-    monkeypatch.setattr(Store, "_parse", noted)
-    readers = [record.threads for record in store.records()]
-    assert readers[:2] == [os.getpid()] * 2
-    assert os.getpid() not in readers[2:]
-    for path in paths:
-        text = path.read_text()
-        path.write_text("{")
-        with pytest.raises(RecordError, match=f"{path.name}.*cut off or damaged"):
-            store.records()
-        path.write_text(text)
 
 
 def test_a_record_whose_configuration_was_changed_is_refused(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import render
-from benchmarks.record import write_lines
+from benchmarks.record import to_lines
 from benchmarks.render.comparison import build_comparison, changes, config_changes
 from tests.benchmarks import synthetic
 
@@ -129,7 +129,7 @@ def test_numbers_are_in_the_csv(before):
 def test_compare_finds_folders_files_and_names(before, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "records.jsonl").write_bytes(write_lines(before))
+        (tmp_path / name / "records.jsonl").write_bytes(b"".join(to_lines(before)))
     out = tmp_path / "out"
     answer = render.compare("one", tmp_path / "two" / "records.jsonl", out, reports=tmp_path)
     assert "the same accuracies to the last digit" in answer

@@ -4,10 +4,7 @@ import dataclasses
 import html
 import io
 import json
-import os
 import re
-import sys
-from concurrent.futures import Future, wait
 from itertools import combinations
 
 import numpy as np
@@ -17,7 +14,7 @@ from PIL import Image
 from benchmarks import methods
 from benchmarks.render import figures
 from benchmarks.render.analysis import analyse
-from benchmarks.render.drawing import Drawing, drawn_meanwhile, inline_svg, png, style, svg
+from benchmarks.render.drawing import inline_svg, png, style, svg
 from benchmarks.render.importance import importance_figures
 from benchmarks.render.palette import HUES, look
 from tests.benchmarks import synthetic
@@ -241,23 +238,3 @@ def test_no_two_methods_look_the_same():
 def test_an_unknown_method_always_gets_the_same_look():
     assert look("of_tomorrow") == look("of_tomorrow")
     assert look("of_tomorrow").hue in HUES
-
-
-@pytest.mark.parametrize(("begun", "expected"), [(True, "there"), (False, "drawn")])
-def test_what_another_process_has_not_begun_is_drawn_here(begun, expected):
-    drawing = Drawing("".join, ["dra", "wn"])
-    drawing.there = Future()
-    if begun:
-        drawing.there.set_running_or_notify_cancel()
-        drawing.there.set_result("there")
-    assert drawing() == expected
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="forks")
-def test_another_process_draws_meanwhile():
-    drawings = [Drawing(os.getpid) for _ in range(3)]
-    with drawn_meanwhile(drawings):
-        wait([drawing.there for drawing in drawings])
-        found = [drawing() for drawing in drawings]
-    assert len(set(found)) == 1
-    assert found[0] != os.getpid()
