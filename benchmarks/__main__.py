@@ -11,7 +11,8 @@ import importlib.util
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -360,7 +361,8 @@ def _compare(options: argparse.Namespace) -> int:
 
     names = "-".join(Path(place).stem for place in (options.study, options.other))
     into = options.into or Path("comparisons") / names
-    print(compare(options.study, options.other, into, reports=options.out))
+    with _explained(into):
+        print(compare(options.study, options.other, into, reports=options.out))
     print(f"The comparison lies at {into / 'README.md'} (and index.html beside it).")
     return 0
 
@@ -377,11 +379,23 @@ def _check(options: argparse.Namespace) -> int:
     return 1 if differences else 0
 
 
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"Expected {folder} to be a folder that can be written to, got: {error}. Make room on "
+            "its disk, or name another folder."
+        ) from error
+
+
 def _render(study: Study, records: Sequence[Record], out: Path) -> None:
     from benchmarks.render import index, render
 
-    render(study, records, out / study.name)
-    index(out)
+    with _explained(out):
+        render(study, records, out / study.name)
+        index(out)
     print(f"The report lies at {out / study.name / 'README.md'} (and index.html beside it).")
 
 

@@ -56,6 +56,13 @@ def test_the_whole_path_from_a_study_file_to_a_checked_report(call, tmp_path):
     code, out, _ = call("run", "--dry-run")
     assert "0 of 8 runs to do." in out
 
+    (tmp_path / "reports" / "smoke" / "tables" / "runs.csv").unlink()
+    (tmp_path / "reports" / "smoke" / "tables" / "runs.csv").mkdir()
+    code, _, err = call("report")
+    assert code == 2
+    assert "to be a folder that can be written to, got: [Errno 21] Is a directory" in err
+    assert "Traceback" not in err
+
 
 def finish_all(study, store, **changes):
     plan = Plan(study, provenance.code_version())
