@@ -80,6 +80,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _measure(
     sections: Sequence[str], rounds: int, threads: int, cases: Sequence[str] | None
 ) -> dict[str, Any]:
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
     measures: dict[str, Callable[[], Any]] = {
         "training": lambda: measure_training(rounds=rounds),
@@ -95,7 +96,12 @@ def _measure(
             cases, rounds=rounds, peer_rounds=min(3, rounds), threads=threads
         ),
     }
-    return {name: {"environment": _environment(), "found": measures[name]()} for name in sections}
+    try:
+        return {
+            name: {"environment": _environment(), "found": measures[name]()} for name in sections
+        }
+    finally:
+        torch.set_num_threads(before)
 
 
 def _environment() -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 from functools import partial
 
 import pytest
+import torch
 from torch import nn
 
 from benchmarks import render
@@ -70,6 +71,7 @@ def test_measures_and_writes_a_page_that_the_check_accepts(tmp_path, monkeypatch
     others = {name: part for name, part in record.items() if name != "study"}
     monkeypatch.setattr(cli, "measure_study", lambda: profile | {"runs": 77})
     assert cli.main(["--out", str(folder), "--only", "study", "--threads", "2"]) == 0
+    assert torch.get_num_threads() == 1
     page = (folder / "README.md").read_text(encoding="utf-8")
     assert "77 runs" in page
     assert "threads: 1 (growth, importance, methods, penalty, training); 2 (study)" in page
