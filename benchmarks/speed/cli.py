@@ -50,9 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--only", action="append", choices=_SECTIONS, help="only this section; the others stay"
     )
     options = parser.parse_args(arguments)
+    path = options.out / TIMINGS
+    if (options.page_only or options.only) and not path.is_file():
+        parser.error(f"expected a record at {path}, got none: run it first without that option")
     if not options.page_only:
         options.out.mkdir(parents=True, exist_ok=True)
-        path = options.out / TIMINGS
         record = _read(path) if options.only else {}
         found = _measure(options.only or _SECTIONS, options.rounds, options.threads, options.case)
         text = json.dumps(record | found, indent=1, sort_keys=True) + "\n"
@@ -91,7 +93,7 @@ def _measure(
             "width": measure_widths(),
             "data": measure_data(),
         },
-        "study": lambda: measure_study(),
+        "study": measure_study,
         "importance": lambda: measure(
             cases, rounds=rounds, peer_rounds=min(3, rounds), threads=threads
         ),

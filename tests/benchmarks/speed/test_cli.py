@@ -79,6 +79,13 @@ def test_measures_and_writes_a_page_that_the_check_accepts(tmp_path, monkeypatch
     assert {name: part for name, part in record.items() if name != "study"} == others
 
 
+@pytest.mark.parametrize("words", [["--page-only"], ["--only", "study"]])
+def test_a_record_that_is_not_there_is_one_sentence(words, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["--out", str(tmp_path / "none"), *words])
+    assert f"expected a record at {tmp_path / 'none' / 'record.json'}" in capsys.readouterr().err
+
+
 def _measured():
     """A record as it is read from its file, whose keys are sorted as text."""
     one = {"training": 2.0, "training_range": [1.0, 3.0], "consolidation": 0.5, "stored": 2.0}
