@@ -108,8 +108,7 @@ def _files(result: StudyResult, content: Content) -> Iterator[tuple[str, bytes]]
     yield "README.md", page.write("report.md.j2", context)
     # What is drawn comes last: the second process has drawn some of it by now.
     yield "index.html", page.write("report.html.j2", context)
-    while content.files:
-        path, draw = content.files.popitem()
+    for path, draw in reversed(content.files.items()):  # the second process comes from the front
         for ending, figure in draw().items():
             yield f"{path}.{ending}", figure
 

@@ -34,6 +34,7 @@ from torch.func import functional_call, grad, vmap
 from torch.profiler import ProfilerActivity, profile
 from tqdm.auto import tqdm
 
+from benchmarks.speed.timing import peak_bytes
 from mas_avalanche.importance import estimate_importance
 from mas_avalanche.per_sample import kernel
 from mas_avalanche.per_sample.gradients import Product, Settings
@@ -419,20 +420,10 @@ def _peak_memory(case: str, method: str) -> int | None:
     return peak
 
 
-def _peak_of(case: Case, method: Method) -> int:
+def _peak_of(case: Case, method: Method) -> int | None:
     model, batches = _build(case)
     estimate_importance(nn.Linear(2, 2), torch.randn(2, 2))  # libraries are loaded, kernel is there
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    before = _status("VmRSS")
-    method(model, batches)
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"Expected /proc/self/status to hold {field}, got none.")
+    return peak_bytes(lambda: method(model, batches))
 
 
 @contextmanager

@@ -46,14 +46,15 @@ def measure_study(name: str = "embedded") -> dict[str, Any]:
             folder, 1, wandb_folder=Path(folder) / "wandb", commit=provenance.commit()
         )
         store = Store(folder, study.name)
-        profiler.enable()
-        for id, config in plan.pending().items():
-            kind, payload = do_run(id, config, settings)
-            if kind != "record":
-                raise RuntimeError(f"Expected a record of {config.method}, got {kind}: {payload}.")
-        for path, content in render.build(study, store.records()):
-            (Path(folder) / Path(path).name).write_bytes(content)
-        profiler.disable()
+        with profiler:
+            for id, config in plan.pending().items():
+                kind, payload = do_run(id, config, settings)
+                if kind != "record":
+                    raise RuntimeError(
+                        f"Expected a record of {config.method}, got {kind}: {payload}."
+                    )
+            for path, content in render.build(study, store.records()):
+                (Path(folder) / Path(path).name).write_bytes(content)
         client.leave()
     return {"title": study.title, "runs": plan.num_runs(), **_digest(pstats.Stats(profiler))}
 
