@@ -8,8 +8,9 @@ import torch
 from avalanche.benchmarks import nc_benchmark
 from avalanche.benchmarks.utils import AvalancheDataset, as_classification_dataset
 from avalanche.benchmarks.utils.data_attribute import DataAttribute
+from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.models import MTSimpleMLP, SimpleMLP
-from avalanche.training.plugins import ReplayPlugin, SupervisedPlugin
+from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 from torch.utils.data import Dataset, TensorDataset
 
@@ -319,3 +320,44 @@ def test_copies():
     dataset = data(4)
     for other in (pickle.loads(pickle.dumps(dataset)), copy.deepcopy(dataset), dataset.to("cpu")):
         assert torch.equal(other.batch([1, 3])[0], dataset.batch([1, 3])[0])
+
+
+def test_an_evaluator_with_nothing_to_do_is_left_out_until_it_has():
+    torch.manual_seed(5)
+    model = SimpleMLP(num_classes=6, input_size=6, hidden_size=8)
+    recorder = Recorder()
+    strategy = FastNaive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.01),
+        train_mb_size=4,
+        eval_mb_size=5,
+        plugins=[recorder],
+        evaluator=EvaluationPlugin(),
+    )
+    stream = benchmark(BatchDataset, task_labels=False).train_stream
+    strategy.train(stream[0])
+    assert strategy.evaluator not in strategy.plugins
+    assert recorder in strategy.plugins
+    assert strategy.eval(stream[0]) == {}
+
+    strategy.evaluator.metrics += accuracy_metrics(epoch=True, experience=True)
+    results = {**strategy.train(stream[1]), **strategy.eval(stream[:2])}
+    assert strategy.plugins[-1] is strategy.evaluator
+    # One at the end of an epoch of training, two of the experiences that were evaluated.
+    assert len(results) == 3
+
+    strategy.evaluator.metrics.clear()
+    strategy.eval(stream[0])
+    assert strategy.evaluator not in strategy.plugins
+
+
+def test_an_evaluator_with_checks_of_its_own_stays():
+    model = SimpleMLP(num_classes=6, input_size=6, hidden_size=8)
+    strategy = FastNaive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.01),
+        evaluator=EvaluationPlugin(strict_checks=True),
+    )
+    stream = benchmark(BatchDataset, task_labels=False).test_stream
+    with pytest.raises(ValueError, match="entire evaluation stream"):
+        strategy.eval(stream[:1])
