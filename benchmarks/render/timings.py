@@ -24,6 +24,8 @@ _METHODS = {
     "gradient": "mas_avalanche, gradient form",
     "proximal": "mas_avalanche, proximal form",
     "avalanche": "Avalanche's MASPlugin",
+    "mas": "MAS, reading all data",
+    "mas_early": "MAS, reading a part",
 }
 
 _FAMILIES = ("naive", "mas", "ewc", "ewc_online", "si", "lwf")
@@ -116,6 +118,13 @@ _EVERY_METHOD = (
     " once over importance, anchor and weights; SI also follows the path of every weight; LwF "
     "runs its teacher on every mini-batch, a second forward pass. On a small network the rest is "
     "the Python of Avalanche's loop, a fixed time an iteration."
+)
+_OVERHEAD = (
+    "Whole runs of published studies on fewer tasks or samples: data, training, importance and the "
+    "whole accuracy matrix. An importance pass takes most of an epoch's time, so what it adds "
+    "depends on the epochs that a task is trained for. Where these are few, MAS need not read all "
+    "data: the last row reads samples at random until the standard error of the importance, "
+    "relative to its norm, is below the tolerance."
 )
 _GROWTH = (
     "The last of several tasks. A consolidated penalty holds one importance and one anchor a "
@@ -245,6 +254,40 @@ def _ratio_table(name: str, title: str, ratio: str, results: Mapping[str, Any]) 
         Column("rounds"),
     )
     return Table(name, title, columns, rows)
+
+
+def _overhead_table(name: str, found: Mapping[str, Any]) -> Table:
+    rows = tuple(
+        Row(
+            (
+                Cell(_METHODS.get(candidate, candidate)),
+                _number(one["ratio"], "{:.2f}"),
+                Cell("{:.2f} to {:.2f}".format(*one["ratio_range"])),
+                _number(one["seconds"], "{:.3g}"),
+                _number(one["consolidation"], "{:.3g}"),
+                _number(one["rounds"], "{:d}"),
+            )
+        )
+        for candidate, one in found["results"].items()
+    )
+    columns = (
+        Column("candidate", numeric=False),
+        Column("time / naive"),
+        Column("range over rounds"),
+        Column("seconds, median"),
+        Column("of these importance"),
+        Column("rounds"),
+    )
+    cut = ", ".join(f"{key} {_listed(value)}" for key, value in sorted(found["stream"].items()))
+    title = (
+        f"{found['title']} (here {cut}); epochs a task: {found['epochs']}, threads: "
+        f"{found['threads']}, tolerance: {100 * found['tolerance']:g} %"
+    )
+    return Table(f"overhead-{name}", title, columns, rows)
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else f"{value:,}"
 
 
 def _study_tables(found: Mapping[str, Any]) -> list[Table]:
@@ -391,6 +434,13 @@ _SECTIONS = (
         "Every method",
         _EVERY_METHOD,
         lambda found: [_methods_table("methods", "MLP 784-400-400-10", found)],
+    ),
+    (
+        "overhead",
+        "overhead",
+        "What MAS adds to a study",
+        _OVERHEAD,
+        lambda found: [_overhead_table(name, one) for name, one in found.items()],
     ),
     (
         "growth",

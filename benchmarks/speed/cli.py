@@ -14,6 +14,7 @@ from benchmarks.render import TIMINGS
 from benchmarks.render.timings import build
 from benchmarks.speed.importance import CASES, measure
 from benchmarks.speed.methods import measure_data, measure_methods, measure_tasks, measure_widths
+from benchmarks.speed.overhead import measure_overhead
 from benchmarks.speed.penalty import measure_penalty
 from benchmarks.speed.study import measure_study
 from benchmarks.speed.training import measure_training
@@ -21,7 +22,7 @@ from mas_avalanche.per_sample import kernel
 
 __all__ = ["main", "write_page"]
 
-_SECTIONS = ("training", "penalty", "methods", "growth", "study", "importance")
+_SECTIONS = ("training", "penalty", "methods", "overhead", "growth", "study", "importance")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,6 +89,7 @@ def _measure(
         "training": lambda: measure_training(rounds=rounds),
         "penalty": lambda: measure_penalty(rounds=rounds),
         "methods": lambda: measure_methods(rounds=rounds),
+        "overhead": lambda: measure_overhead(rounds=min(3, rounds)),
         "growth": lambda: {
             "tasks": measure_tasks(),
             "width": measure_widths(),

@@ -9,9 +9,11 @@ from torch import nn
 
 from benchmarks import render
 from benchmarks.render import timings
-from benchmarks.speed import cli, importance, methods, training
+from benchmarks.speed import cli, importance, methods, overhead, training
 from benchmarks.speed.penalty import measure_penalty
 from tests.benchmarks.speed.test_importance import _small
+
+SMALL_RUNS = {"embedded": {"tasks": 2}}
 
 
 def ten_classes():
@@ -39,6 +41,9 @@ def test_measures_and_writes_a_page_that_the_check_accepts(tmp_path, monkeypatch
     monkeypatch.setattr(cli, "measure_tasks", partial(methods.measure_tasks, counts=(2, 3), **few))
     monkeypatch.setattr(cli, "measure_widths", partial(methods.measure_widths, widths=(4,), **few))
     monkeypatch.setattr(cli, "measure_data", partial(methods.measure_data, counts=(200, 400)))
+    monkeypatch.setattr(
+        cli, "measure_overhead", partial(overhead.measure_overhead, studies=SMALL_RUNS)
+    )
     profile = _measured()["study"]["found"]
     monkeypatch.setattr(cli, "measure_study", lambda: profile)
     folder = tmp_path / "speed"
@@ -54,6 +59,7 @@ def test_measures_and_writes_a_page_that_the_check_accepts(tmp_path, monkeypatch
         "width 4",
         "a layer",
         "posixpath.join",
+        "(here tasks 2); epochs a task: 5, threads: 1, tolerance: 2 %",
     ):
         assert words in page
 
@@ -74,7 +80,9 @@ def test_measures_and_writes_a_page_that_the_check_accepts(tmp_path, monkeypatch
     assert torch.get_num_threads() == 1
     page = (folder / "README.md").read_text(encoding="utf-8")
     assert "77 runs" in page
-    assert "threads: 1 (growth, importance, methods, penalty, training); 2 (study)" in page
+    assert (
+        "threads: 1 (growth, importance, methods, overhead, penalty, training); 2 (study)" in page
+    )
     record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
     assert {name: part for name, part in record.items() if name != "study"} == others
 
@@ -114,6 +122,12 @@ def _measured():
             "data": dict.fromkeys(("1000", "10000", "200"), passed),
         },
         "importance": {"cases": [case]},
+        "overhead": {
+            "a_study": {
+                "title": "A study", "epochs": 1, "threads": 1, "stream": {"tasks": 2},
+                "tolerance": 0.02, "results": {"naive": table["naive"] | {"consolidation": 0.0}},
+            },
+        },
         "study": {
             "title": "A study", "runs": 2, "seconds": 3.0, "shares": {"torch": 0.9, "Python": 0.1},
             "functions": [{"name": "posixpath.join", "package": "Python", "share": 0.04}],
