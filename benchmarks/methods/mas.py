@@ -7,8 +7,6 @@ Choices:
 - It is measured once, after each task, on the task's training data without augmentation, in
   evaluation mode, and summed over tasks. The option ``importance_data`` takes other inputs in
   their place, without labels: "test", "both", or "subset" (see ``_unlabelled.py``).
-- All of these data are read. With the option ``tolerance`` a random part is, until the relative
-  standard error of the importance is below it.
 - The penalty is λ Σ Ω (θ − θ*)² (Eq. 3, no factor ½), added as a closed-form gradient. Heads that
   the task at hand does not train are not touched.
 - λ is tuned here as every method's strength is; the paper used 1 without tuning.
@@ -20,13 +18,10 @@ from benchmarks.methods import Method
 from benchmarks.methods._unlabelled import Source, inputs_from
 
 
-def _plugins(
-    strength: float, *, importance_data: Source = "train", tolerance: float | None = None
-) -> list[Any]:
+def _plugins(strength: float, *, importance_data: Source = "train") -> list[Any]:
     from mas_avalanche.plugin import MASPlugin
 
-    data = inputs_from(importance_data)
-    return [MASPlugin(strength, importance_data=data, tolerance=tolerance)]
+    return [MASPlugin(strength, importance_data=inputs_from(importance_data))]
 
 
 METHOD = Method(

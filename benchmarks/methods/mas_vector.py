@@ -4,8 +4,7 @@ Choices:
 
 - Importance sums, over the outputs, the magnitude of the gradient of each one, sample by sample:
   what the paper compares its cheaper squared norm with.
-- It takes a backward pass an output. Data, mode, sum over tasks and penalty as for MAS; the option
-  ``tolerance`` too.
+- It takes a backward pass an output. Data, mode, sum over tasks and penalty as for MAS.
 """
 
 from typing import Any
@@ -13,10 +12,10 @@ from typing import Any
 from benchmarks.methods import Method, get
 
 
-def _plugins(strength: float, *, tolerance: float | None = None) -> list[Any]:
+def _plugins(strength: float) -> list[Any]:
     from mas_avalanche.plugin import MASPlugin
 
-    return [MASPlugin(strength, objective="vector", tolerance=tolerance)]
+    return [MASPlugin(strength, objective="vector")]
 
 
 METHOD = Method(

@@ -64,6 +64,7 @@ _LOOKS = {
     "mas_local": Look("amber", "v"),
     "mas_vector": Look("brown", "p"),
     "mas_proximal": Look("wine", "h"),
+    "mas_sampled": Look("olive", "d"),
     # Variants that studies name: the hue of their method, or from warm to cool along a series.
     "mas_test": Look("vermillion", "<", _DASHED),
     "mas_both": Look("vermillion", ">", _DOTTED),

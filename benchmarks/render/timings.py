@@ -24,8 +24,6 @@ _METHODS = {
     "gradient": "mas_avalanche, gradient form",
     "proximal": "mas_avalanche, proximal form",
     "avalanche": "Avalanche's MASPlugin",
-    "mas": "MAS, reading all data",
-    "mas_early": "MAS, reading a part",
 }
 
 _FAMILIES = ("naive", "mas", "ewc", "ewc_online", "si", "lwf")
@@ -260,7 +258,7 @@ def _overhead_table(name: str, found: Mapping[str, Any]) -> Table:
     rows = tuple(
         Row(
             (
-                Cell(_METHODS.get(candidate, candidate)),
+                Cell(describe_method(candidate).title),
                 _number(one["ratio"], "{:.2f}"),
                 Cell("{:.2f} to {:.2f}".format(*one["ratio_range"])),
                 _number(one["seconds"], "{:.3g}"),

@@ -10,7 +10,7 @@ from benchmarks import provenance
 from benchmarks.run import execute
 from benchmarks.selection import Plan
 from benchmarks.speed.timing import interleaved
-from benchmarks.study import RunConfig, Seeds, Study, Variant, load
+from benchmarks.study import RunConfig, Seeds, Study, load
 
 __all__ = ["measure_overhead"]
 
@@ -39,7 +39,7 @@ def measure_overhead(
         For each study its ``title``, the ``epochs`` a task, the ``threads`` of a run, the
         ``stream`` options, the ``tolerance``, and in ``results`` the table of
         :func:`benchmarks.speed.timing.interleaved` over ``"naive"``, ``"mas"`` and
-        ``"mas_early"``, each with the median seconds of ``consolidation``.
+        ``"mas_sampled"``, each with the median seconds of ``consolidation``.
 
     Raises:
         RuntimeError: If a run could not be done.
@@ -85,13 +85,11 @@ def _shortened(study: Study, options: Mapping[str, Any]) -> Study:
     part = study.parts[0]
     strengths = part.grid["mas"]
     strength = (strengths[len(strengths) // 2],)
-    early = Variant("mas", "MAS, early", {**part.options["mas"], "tolerance": _TOLERANCE})
     part = dataclasses.replace(
         part,
-        methods=("naive", "mas", "mas_early"),
-        grid={"mas": strength, "mas_early": strength},
-        options={**part.options, "mas_early": early.options},
-        variants={"mas_early": early},
+        methods=("naive", "mas", "mas_sampled"),
+        grid={"mas": strength, "mas_sampled": strength},
+        options={**part.options, "mas_sampled": {"tolerance": _TOLERANCE}},
         stream_options={**part.stream_options, **options},
         evaluation=(),
     )

@@ -86,22 +86,6 @@ def test_importance_comes_from_the_inputs_that_were_asked_for():
     assert all(not torch.equal(made[a], made[b]) for a, b in combinations(made, 2))
 
 
-@pytest.mark.parametrize("method", ["mas", "mas_vector"])
-def test_a_tolerance_stops_measuring_early(method, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        "mas_avalanche.plugin.estimate_importance",
-        lambda *args, **options: (
-            asked.append(options["tolerance"]) or estimate_importance(*args, **options)
-        ),
-    )
-    for options in ({}, {"tolerance": 0.2}):
-        (plugin,) = methods.get(method).make(1.0, **options)
-        (experience, *_) = experiences(task_labels=True, dtype=torch.float32)
-        train(multi_head_model(), [experience], [plugin], optimizer=plain_sgd)
-    assert asked == [None, 0.2]
-
-
 def test_a_source_of_inputs_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match=r"`importance_data` to be one of .*'subset'.*got 'tests'"):
         methods.get("mas_local").make(1.0, importance_data="tests")

@@ -42,6 +42,7 @@ ALL = [
     "mas_batch_gradient",
     "mas_local",
     "mas_proximal",
+    "mas_sampled",
     "mas_vector",
     "naive",
     "si",

@@ -257,7 +257,9 @@ def test_the_studies_beside_the_embedded_one_train_as_it_does_on_other_seeds(nam
 
 def test_the_study_of_all_methods_leaves_none_out():
     for part in load("embedded_all").parts:
-        assert set(part.methods) == set(methods.names()) - {"mas_batch_gradient"}  # in `exactness`
+        # Mini-batch gradients are in `exactness`; sampling pays with more data than are embedded.
+        others = {"mas_batch_gradient", "mas_sampled"}
+        assert set(part.methods) == set(methods.names()) - others
         assert {len(grid) for grid in part.grid.values()} == {5}
 
 
