@@ -121,8 +121,8 @@ _OVERHEAD = (
     "Whole runs of published studies on fewer tasks or samples: data, training, importance and the "
     "whole accuracy matrix. An importance pass takes most of an epoch's time, so what it adds "
     "depends on the epochs that a task is trained for. Where these are few, MAS need not read all "
-    "data: the last row reads samples at random until the standard error of the importance, "
-    "relative to its norm, is below the tolerance."
+    "data: the last row (`mas_sampled`, `MASPlugin(..., tolerance=...)`) reads samples at random "
+    "until the standard error of the importance, relative to its norm, is below the tolerance."
 )
 _GROWTH = (
     "The last of several tasks. A consolidated penalty holds one importance and one anchor a "
@@ -266,10 +266,11 @@ def _overhead_table(name: str, found: Mapping[str, Any]) -> Table:
                 _number(one["rounds"], "{:d}"),
             )
         )
-        for candidate, one in found["results"].items()
+        for candidate in _in_order(found["results"])
+        for one in [found["results"][candidate]]
     )
     columns = (
-        Column("candidate", numeric=False),
+        Column("method", numeric=False),
         Column("time / naive"),
         Column("range over rounds"),
         Column("seconds, median"),
