@@ -1,6 +1,6 @@
 """The page of the timings: a pure function of their record."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -231,14 +231,21 @@ def _training_table(name: str, found: Mapping[str, Any]) -> Table:
     return _ratio_table(f"training-{slug}", name, "time / plain loop", found)
 
 
-def _ratio_table(name: str, title: str, ratio: str, results: Mapping[str, Any]) -> Table:
+def _ratio_table(
+    name: str,
+    title: str,
+    ratio: str,
+    results: Mapping[str, Any],
+    parts: Sequence[tuple[str, str]] = (),
+) -> Table:
+    """One row a candidate; ``parts`` names further seconds of each, with their headings."""
     rows = tuple(
         Row(
             (
                 Cell(_METHODS.get(candidate, candidate)),
                 _number(found["ratio"], "{:.2f}"),
                 Cell("{:.2f} to {:.2f}".format(*found["ratio_range"])),
-                _number(found["seconds"], "{:.3g}"),
+                *(_number(found[key], "{:.3g}") for key in ("seconds", *dict(parts))),
                 _number(found["rounds"], "{:d}"),
             )
         )
@@ -249,40 +256,22 @@ def _ratio_table(name: str, title: str, ratio: str, results: Mapping[str, Any]) 
         Column(ratio),
         Column("range over rounds"),
         Column("seconds, median"),
+        *(Column(heading) for _, heading in parts),
         Column("rounds"),
     )
     return Table(name, title, columns, rows)
 
 
 def _overhead_table(name: str, found: Mapping[str, Any]) -> Table:
-    rows = tuple(
-        Row(
-            (
-                Cell(describe_method(candidate).title),
-                _number(one["ratio"], "{:.2f}"),
-                Cell("{:.2f} to {:.2f}".format(*one["ratio_range"])),
-                _number(one["seconds"], "{:.3g}"),
-                _number(one["consolidation"], "{:.3g}"),
-                _number(one["rounds"], "{:d}"),
-            )
-        )
-        for candidate in _in_order(found["results"])
-        for one in [found["results"][candidate]]
-    )
-    columns = (
-        Column("method", numeric=False),
-        Column("time / naive"),
-        Column("range over rounds"),
-        Column("seconds, median"),
-        Column("of these importance"),
-        Column("rounds"),
-    )
     cut = ", ".join(f"{key} {_listed(value)}" for key, value in sorted(found["stream"].items()))
     title = (
         f"{found['title']} (here {cut}); epochs a task: {found['epochs']}, threads: "
         f"{found['threads']}, tolerance: {100 * found['tolerance']:g} %"
     )
-    return Table(f"overhead-{name}", title, columns, rows)
+    results = found["results"]
+    titled = {describe_method(method).title: results[method] for method in _in_order(results)}
+    parts = (("consolidation", "of these importance"),)
+    return _ratio_table(f"overhead-{name}", title, "time / naive", titled, parts)
 
 
 def _listed(value: Any) -> str:

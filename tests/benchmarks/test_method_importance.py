@@ -86,6 +86,21 @@ def test_importance_comes_from_the_inputs_that_were_asked_for():
     assert all(not torch.equal(made[a], made[b]) for a, b in combinations(made, 2))
 
 
+def test_a_tolerance_decides_how_much_of_the_data_is_read():
+    made = {}
+    for options in ({}, {"tolerance": 1e-9}):
+        (plugin,) = methods.get("mas_sampled").make(1.0, **options)
+        made[plugin.tolerance] = plugin
+        (experience, *_) = experiences(task_labels=True, dtype=torch.float32)
+        model = multi_head_model()
+        train(model, [experience], [plugin], optimizer=plain_sgd)
+    assert set(made) == {0.02, 1e-9}
+    x, _ = tensors(experience)
+    expected = estimate_importance(model, x, task_label=0)
+    for name, value in made[1e-9].importance.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
+
+
 def test_a_source_of_inputs_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match=r"`importance_data` to be one of .*'subset'.*got 'tests'"):
         methods.get("mas_local").make(1.0, importance_data="tests")
