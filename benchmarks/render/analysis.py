@@ -73,8 +73,8 @@ COSTS: tuple[Metric, ...] = (
         "peak memory",
         "Peak memory, MiB",
         False,
-        "greatest resident memory of the process during the run (of the accelerator where one is "
-        "used).",
+        "greatest resident memory of the process during the run, libraries and data included (of "
+        "the accelerator where one is used). –: not measured.",
     ),
     Metric(
         "stored_extra",

@@ -1,4 +1,11 @@
+import gc
+import platform
+import re
 import subprocess
+from pathlib import Path
+
+import pytest
+import torch
 
 from benchmarks import provenance
 
@@ -59,3 +66,28 @@ def test_memory_and_processor_are_told():
     assert provenance.peak_memory("cpu") >= before + 32 * 2**20
     del held
     assert provenance.processor("cpu")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other ways")
+def test_what_an_earlier_run_left_does_not_count_in_the_peak_memory_of_a_later_one():
+    held, above = [], []
+    for _ in range(2048):
+        held.append(torch.ones(16 * 1024))  # 64 KiB: below the size that has pages of its own
+        above.append(torch.ones(16))
+    held[0].itself = held
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        del held
+        before = resident()
+        provenance.reset_peak_memory("cpu")
+        assert provenance.peak_memory("cpu") <= before - 64 * 2**20
+    finally:
+        if was_enabled:
+            gc.enable()
+    assert len(above) == 2048
+
+
+def resident() -> int:
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)[1]) * 1024
