@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import (
     FuncFormatter,
+    LogLocator,
     MaxNLocator,
     NullFormatter,
     NullLocator,
@@ -170,7 +171,10 @@ def overviews(parts: Sequence[PartResult]) -> Sketch | None:
     rows = list(dict.fromkeys(m.name for part in shown for m in part.methods if m.runs))
     columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
-    heading = {part.name: wrap(part.label, 44 if columns == 1 else 34) for part in shown}
+    heading = {
+        part.name: wrap(part.label, 44 if columns == 1 else 34, break_on_hyphens=False)
+        for part in shown
+    }
     height = 0.6 + 0.24 * len(rows) + 0.13 * max(map(len, heading.values()))
     size = (_WIDTH if columns == 1 else 0.6 + 2.3 * columns, height * lines)
     figure = Figure(figsize=size, layout="constrained")
@@ -374,6 +378,7 @@ def sensitivity(part: PartResult, alone: bool, what: str) -> Sketch | None:
     if any(p.strength == 0 for m in rows for p in m.grid):
         axes.xaxis.set_major_formatter(FuncFormatter(partial(_from_zero, zero)))
     else:
+        axes.xaxis.set_major_locator(LogLocator(numticks=7))  # so that 10000 has room beside 1000
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("Strength")
     axes.set_ylabel(f"Validation {what}, %")
@@ -503,7 +508,7 @@ def headline(figure: Figure, label: str) -> None:
         figure: The figure.
         label: The heading; broken into lines that fit.
     """
-    lines = "\n".join(wrap(label, 48))
+    lines = "\n".join(wrap(label, 48, break_on_hyphens=False))
     figure.suptitle(lines, fontsize=8.5, x=0.015, horizontalalignment="left")
 
 
