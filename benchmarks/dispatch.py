@@ -188,11 +188,10 @@ class Dispatcher:
 
     def note(self, record: Record) -> None:
         """Take up a record, and queue what it opens."""
-        self.queue.extend(
-            (id, config)
-            for id, config in self.plan.add(record).items()
-            if id not in self.plan.records
-        )
+        opened = self.plan.add(record).items()
+        if opened:
+            self.queue.extend(work for work in opened if work[0] not in self.plan.records)
+            self.queue = deque(sorted(self.queue, key=lambda work: self.plan.turn(work[1])))
         self.estimate.add(record)
         self.view.ended(record, len(self.plan.records), self.plan.num_runs(), self._time_left())
 

@@ -58,6 +58,21 @@ def test_a_run_over_which_workers_die_is_repeated_and_then_recorded_as_failed(tm
     assert len(plan.pending()) == 1
 
 
+def test_what_a_record_opens_takes_its_turn_in_the_queue(tmp_path):
+    study = smoke_study(methods=["naive", "mas"], grid={"mas": [3.0, 1.0]})
+    plan = Plan(study, "code")
+    settings = Settings(str(tmp_path), 1)
+    dispatcher = _Processes(plan, Store(tmp_path, "smoke"), settings, LineView(), Estimate())
+    dispatcher.begin()
+    for _ in range(2):
+        id, config = dispatcher.queue.popleft()
+        assert config.role == "selection"
+        dispatcher.note(make_record(config, id=id, accuracy={"validation": ((0.5,),)}))
+    first, second = study.seeds.evaluation
+    turns = [(method, seed) for seed in (first, second) for method in ("naive", "mas")]
+    assert [(config.method, config.seed) for _, config in dispatcher.queue] == turns
+
+
 @pytest.mark.parametrize(
     ("status", "kept"), [("finished", False), ("diverged", True), ("failed", True)]
 )

@@ -81,6 +81,16 @@ def test_a_plan_opens_the_evaluation_when_the_strength_is_chosen(study):
     assert len(plan.pending()) == 3 + 2
 
 
+def test_methods_take_turns_within_a_seed_once_all_strengths_are_chosen(study):
+    plan = Plan(study, "code")
+    for method in ("si", "mas"):
+        for config in runs_of(study, method):
+            plan.add(selection_record(config, 0.5))
+    first, second = study.seeds.evaluation
+    turns = [(method, seed) for seed in (first, second) for method in ("naive", "mas", "si")]
+    assert [(c.method, c.seed) for c in plan.pending().values()] == turns
+
+
 def test_a_second_plan_goes_on_from_the_records(study):
     plan = Plan(study, "code")
     records = [selection_record(c, 0.5) for c in runs_of(study, "mas")]
