@@ -130,7 +130,8 @@ _GROWTH = (
     " beyond the heads themselves; Avalanche's EWC keeps a penalty a task. Where networks widen, "
     "the matrix products grow as the penalty does, with the number of weights, and the fixed "
     "overhead of an iteration counts for less and less. Data is read a mini-batch at a time: the "
-    "time of an importance pass grows with the number of samples, and its memory does not."
+    "time of an importance pass grows with the number of samples, and its memory does not. "
+    "Methods are timed on a few mini-batches in three rounds: read trends, not second decimals."
 )
 _STUDY = (
     "One run of every method of every part of the study, with its record, its mirror for Weights & "
