@@ -188,10 +188,10 @@ class Dispatcher:
 
     def note(self, record: Record) -> None:
         """Take up a record, and queue what it opens."""
-        opened = self.plan.add(record).items()
+        opened = self.plan.add(record)
         if opened:
-            self.queue.extend(work for work in opened if work[0] not in self.plan.records)
-            self.queue = deque(sorted(self.queue, key=lambda work: self.plan.turn(work[1])))
+            queued = opened.keys() | dict(self.queue).keys()
+            self.queue = deque(work for work in self.plan.pending().items() if work[0] in queued)
         self.estimate.add(record)
         self.view.ended(record, len(self.plan.records), self.plan.num_runs(), self._time_left())
 

@@ -11,6 +11,7 @@ With the procedure "continual" there are no such runs: each evaluation run choos
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from statistics import fmean
 from typing import Literal
 
@@ -177,14 +178,6 @@ class Plan:
         self.records: dict[str, Record] = {}
         self._groups: list[_Group] = []
         self._group_of: dict[str, _Group] = {}
-        self._places = {
-            part.name: (
-                at,
-                {method: place for place, method in enumerate(part.methods)},
-                {seed: place for place, seed in enumerate(study.evaluation_seeds(part))},
-            )
-            for at, part in enumerate(study.parts)
-        }
         for part in study.parts:
             for method in part.methods:
                 selection = self._by_id(selection_runs(study, part, method))
@@ -232,25 +225,20 @@ class Plan:
         return {} if before else dict(group.evaluation)
 
     def pending(self) -> dict[str, RunConfig]:
-        """Return the runs that can start now and have no record, in the order of turns, by id."""
-        runs: dict[str, RunConfig] = {}
-        for group in self._groups:
-            runs |= group.selection | group.evaluation
-        left = ((id, config) for id, config in runs.items() if id not in self.records)
-        return dict(sorted(left, key=lambda work: self.turn(work[1])))
-
-    def turn(self, config: RunConfig) -> tuple[int, ...]:
-        """Say when it is a run's turn: the smaller, the earlier.
+        """Return the runs that can start now and have no record, by id, in their order.
 
         Selection comes first, method by method. In evaluation the methods of a part take turns
         within each seed, so that a machine that gets slower or faster does so for all of them, and
         a study that is stopped has compared them on the same seeds.
         """
-        part, methods, seeds = self._places[config.part]
-        method = methods[config.method]
-        if config.role == "selection":
-            return (0, part, method)
-        return (1, part, seeds[config.seed], method)
+        runs: dict[str, RunConfig] = {}
+        for group in self._groups:
+            runs |= group.selection
+        for _, groups in groupby(self._groups, key=lambda group: group.part.name):
+            opened = [group.evaluation.items() for group in groups if group.evaluation]
+            for seed in zip(*opened, strict=True):
+                runs |= dict(seed)
+        return {id: config for id, config in runs.items() if id not in self.records}
 
     def num_runs(self) -> int:
         """Count all runs of the study, those with a record and those to come."""
