@@ -7,6 +7,8 @@ every experience to come.
 import torch
 from torch import Tensor, nn
 
+from mas_avalanche.walk import ParameterWalk
+
 __all__ = ["DivergenceError", "LossGuard", "WeightGuard", "check_weights"]
 
 # Reading a number waits for an accelerator, so its numbers are read this many at a time.
@@ -57,8 +59,11 @@ class LossGuard:
         Raises:
             DivergenceError: If this loss, or one of the few not yet read, is not finite.
         """
+        if loss.device.type == "cpu":
+            self._check(loss.item())
+            return
         self._pending.append(loss.detach().reshape(-1)[:1].clone())
-        if loss.device.type == "cpu" or len(self._pending) >= _READ_EVERY:
+        if len(self._pending) >= _READ_EVERY:
             self.read()
 
     def read(self) -> None:
@@ -70,14 +75,16 @@ class LossGuard:
         pending, self._pending = self._pending, []
         if not pending:
             return
-        values = torch.cat(pending).tolist()
-        for value in values:
-            self._seen += 1
-            if value - value != 0:
-                raise DivergenceError(
-                    f"Expected the loss to be finite, got {value} in training iteration "
-                    f"{self._seen}. {_REMEDY}"
-                )
+        for value in torch.cat(pending).tolist():
+            self._check(value)
+
+    def _check(self, value: float) -> None:
+        self._seen += 1
+        if value - value != 0:
+            raise DivergenceError(
+                f"Expected the loss to be finite, got {value} in training iteration "
+                f"{self._seen}. {_REMEDY}"
+            )
 
 
 class WeightGuard:
@@ -92,6 +99,15 @@ class WeightGuard:
     def __init__(self) -> None:
         self._pending: list[Tensor] = []
         self._seen = 0
+        self._walk = ParameterWalk()
+
+    def renew(self, model: nn.Module) -> None:
+        """Take note of the modules of a model, where they may have changed.
+
+        Args:
+            model: The network about to be trained.
+        """
+        self._walk.renew(model)
 
     def watch(self, model: nn.Module) -> None:
         """Take note of the weights after an iteration's update.
@@ -104,13 +120,17 @@ class WeightGuard:
             DivergenceError: If a weight is not finite now, or was not in one of the few iterations
                 not yet read; the message names the parameter and the iteration.
         """
-        total = torch.zeros(())
         with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.grad is not None:
-                    total = total + parameter.sum(dtype=_WIDER.get(parameter.dtype))
-        self._pending.append(total)
-        if total.device.type == "cpu" or len(self._pending) >= _READ_EVERY:
+            sums = [
+                parameter.sum(dtype=_WIDER.get(parameter.dtype))
+                for _, parameter in self._walk(model)
+                if parameter.grad is not None
+            ]
+        if all(part.device.type == "cpu" for part in sums):
+            self._check(sum(part.item() for part in sums), model)
+            return
+        self._pending.append(sum(sums, start=torch.zeros(())))
+        if len(self._pending) >= _READ_EVERY:
             self.read(model)
 
     def read(self, model: nn.Module) -> None:
@@ -124,6 +144,9 @@ class WeightGuard:
         """
         pending, self._pending = self._pending, []
         for value in map(float, pending):
-            self._seen += 1
-            if value - value != 0:
-                check_weights(model, f" after training iteration {self._seen}")
+            self._check(value, model)
+
+    def _check(self, value: float, model: nn.Module) -> None:
+        self._seen += 1
+        if value - value != 0:
+            check_weights(model, f" after training iteration {self._seen}")

@@ -22,22 +22,29 @@ References:
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Variable
 from torch.optim import SGD, Optimizer
 from torch.utils.hooks import RemovableHandle
+
+from mas_avalanche.walk import ParameterWalk
 
 __all__ = ["PenaltyMode", "QuadraticPenalty", "StabilityWarning", "penalty_value", "proximal_step"]
 
 PenaltyMode = Literal["gradient", "proximal"]
 
-# Elements that a processor walks at a time: a temporary of this many stays in its cache.
+# Elements that are walked at a time: on a processor a temporary of this many stays in its cache,
+# on other devices it bounds their memory.
 _CHUNK = 1 << 18
+_CHUNK_ELSEWHERE = 1 << 24
+
+_NOTHING = torch.zeros(())
 
 
 class StabilityWarning(RuntimeWarning):
@@ -115,16 +122,30 @@ def proximal_step(parameter: Tensor, importance: Tensor, anchor: Tensor, step: f
         theta.lerp_(star.to(theta.dtype), weight.reciprocal_().to(theta.dtype))
 
 
+class _Weighted(NamedTuple):
+    """A parameter whose gradient is waited for; without importance it is not penalised."""
+
+    name: str
+    parameter: nn.Parameter
+    importance: Tensor | None
+    anchor: Tensor | None
+
+
 @dataclass
 class _Iteration:
     """What lives from ``before_backward`` to ``after_update`` of one iteration."""
 
-    handles: list[RemovableHandle] = field(default_factory=list)
+    loss_handle: RemovableHandle | None = None
     optimizer_handle: RemovableHandle | None = None
-    scale: Tensor | None = None
-    stray: str | None = None
-    done: set[str] = field(default_factory=set)
+    awaited: Sequence[_Weighted] = ()
+    before: "_Gradients" = ()
+    opened: bool = False
+    reached: Sequence[_Weighted] = ()
     stepped: set[str] | None = None
+
+
+_Gradients = Sequence[tuple[Tensor | None, int]]
+"""Gradients as they were, and how often each had been written."""
 
 
 class QuadraticPenalty:
@@ -148,8 +169,9 @@ class QuadraticPenalty:
             there was none. It is computed only where ``track_value`` is set.
         track_value: Set by whoever reads ``value`` (the metrics do).
         on_task_gradient: Where set, called as ``on_task_gradient(name, parameter)`` for every
-            trainable parameter as soon as ``parameter.grad`` holds the task's gradient and before
-            the penalty's is added, in both modes and also where nothing is penalised.
+            trainable parameter that the backward pass has reached, once ``parameter.grad`` holds
+            the task's gradient and before the penalty's is added, in both modes and also where
+            nothing is penalised.
         scale: The factor by which the loss was scaled in the last backward pass, a scalar.
 
     Raises:
@@ -164,13 +186,14 @@ class QuadraticPenalty:
             )
         self.mode: PenaltyMode = mode
         self.strength = strength
-        self.value = torch.zeros(())
+        self.value = _NOTHING
         self.track_value = False
         self.on_task_gradient: Callable[[str, nn.Parameter], None] | None = None
         self.scale = torch.ones(())
         self._warned = False
         self._largest: dict[str, float] = {}
         self._iteration = _Iteration()
+        self._walk = ParameterWalk()
 
     @property
     def strength(self) -> float:
@@ -200,26 +223,25 @@ class QuadraticPenalty:
             ValueError: If a parameter has neither the shape of its importance nor more rows.
         """
         self._release()
-        self.value = torch.zeros((), device=strategy.loss.device)
+        self.value = _NOTHING
         if self.strength == 0:
             importance = {}
         if not strategy.loss.requires_grad or not (importance or self.on_task_gradient):
             return
         iteration = self._iteration
-        needs_hook = self.mode == "gradient" or self.track_value
-        for name, parameter in strategy.model.named_parameters():
+        pulled = self.mode == "gradient" or self.track_value
+        awaited = []
+        for name, parameter in self._walk(strategy.model):
             weight = importance.get(name)
             if weight is not None:
                 _covered(name, parameter, weight)
             if parameter.requires_grad and (
-                self.on_task_gradient or (needs_hook and weight is not None)
+                self.on_task_gradient or (pulled and weight is not None)
             ):
-                hook = partial(self._on_gradient, iteration, name, weight, anchor.get(name))
-                handle = parameter.register_post_accumulate_grad_hook(hook)
-                iteration.handles.append(handle)
-        if iteration.handles:
-            opener = strategy.loss.register_hook(partial(_open, iteration))
-            iteration.handles.append(opener)
+                awaited.append(_Weighted(name, parameter, weight, anchor.get(name)))
+        if awaited:
+            iteration.awaited, iteration.before = awaited, _gradients(awaited)
+            iteration.loss_handle = strategy.loss.register_hook(partial(self._on_loss, iteration))
         if self.mode == "proximal" and importance:
             iteration.optimizer_handle = strategy.optimizer.register_step_post_hook(
                 partial(_note_step, iteration, strategy.model, importance)
@@ -238,18 +260,20 @@ class QuadraticPenalty:
             StabilityWarning: See :meth:`warn_if_unstable`.
         """
         iteration = self._iteration
-        for handle in iteration.handles:
-            handle.remove()
-        iteration.handles.clear()
-        if iteration.stray is not None and iteration.scale is None:
-            raise RuntimeError(
-                "Expected `strategy.loss` to be differentiated, got a gradient of "
-                f"`{iteration.stray}` from elsewhere and no penalty. Let the strategy's `backward` "
-                "differentiate `self.loss`, scaled as it likes."
-            )
-        iteration.scale = None
+        if iteration.loss_handle is not None:
+            iteration.loss_handle.remove()
+        if not iteration.opened:
+            strays = _changed(iteration.awaited, iteration.before)
+            if strays:
+                raise RuntimeError(
+                    "Expected `strategy.loss` to be differentiated, got a gradient of "
+                    f"`{strays[0].name}` from elsewhere and no penalty. Let the strategy's "
+                    "`backward` differentiate `self.loss`, scaled as it likes."
+                )
+        reached = iteration.reached
+        iteration.awaited = iteration.before = iteration.reached = ()
         if self._largest:
-            self._check_stability(strategy)
+            self._check_stability(strategy, reached)
 
     def after_update(
         self, strategy: _Strategy, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]
@@ -290,11 +314,12 @@ class QuadraticPenalty:
             importance: Weight of each entry, by parameter name, as it will be given to
                 :meth:`before_backward`.
         """
+        self._walk.renew(strategy.model)
         self._largest = {}
         if not self._warned and self.mode == "gradient" and isinstance(strategy.optimizer, SGD):
             self._largest = {name: float(value.max()) for name, value in importance.items()}
 
-    def _check_stability(self, strategy: _Strategy) -> None:
+    def _check_stability(self, strategy: _Strategy, reached: Sequence[_Weighted]) -> None:
         largest = max(self._largest.values())
         if all(
             2 * float(group["lr"]) * self.strength * largest <= _bound(group)
@@ -307,8 +332,8 @@ class QuadraticPenalty:
             for parameter in group["params"]
         }
         worst, worst_name, worst_bound = 0.0, "", 2.0
-        for name, parameter in strategy.model.named_parameters():
-            if name in self._iteration.done and name in self._largest and id(parameter) in groups:
+        for name, parameter, *_ in reached:
+            if name in self._largest and id(parameter) in groups:
                 group = groups[id(parameter)]
                 bound = _bound(group)
                 size = 2 * float(group["lr"]) * self.strength * self._largest[name]
@@ -326,55 +351,55 @@ class QuadraticPenalty:
             )
 
     @torch.no_grad()
-    def _on_gradient(
-        self,
-        iteration: _Iteration,
-        name: str,
-        importance: Tensor | None,
-        anchor: Tensor | None,
-        parameter: nn.Parameter,
-    ) -> None:
-        # Another plugin's own backward pass, or a second walk of the same one, adds nothing.
-        if iteration.scale is None:
-            iteration.stray = name
-            return
-        if name in iteration.done:
-            return
-        iteration.done.add(name)
-        self.scale = iteration.scale
+    def _on_loss(self, iteration: _Iteration, gradient: Tensor) -> None:
+        """Note by what the loss is scaled, and wait for the end of its backward pass.
+
+        That end comes before ``backward`` returns, so before whatever a strategy or another plugin
+        does to gradients. One walk over all of them takes a fraction of the calls that a hook of
+        each parameter would take, which on a small network is what a penalty costs.
+        """
+        iteration.opened = True
+        self.scale = gradient.reshape(-1)[0]
+        before = _gradients(iteration.awaited)
+        # Queued once more at the end: DistributedDataParallel, which queues its own in between,
+        # has then averaged the task's gradients.
+        queue = Variable._execution_engine.queue_callback
+        queue(lambda: queue(partial(self._on_gradients, iteration, before)))
+
+    @torch.no_grad()
+    def _on_gradients(self, iteration: _Iteration, before: _Gradients) -> None:
+        iteration.reached = _changed(iteration.awaited, before)
         if self.on_task_gradient is not None:
-            self.on_task_gradient(name, parameter)
-        if importance is None or anchor is None:
-            return
+            for reached in iteration.reached:
+                self.on_task_gradient(reached.name, reached.parameter)
+        if self.track_value:
+            for _, parameter, importance, anchor in iteration.reached:
+                if importance is not None and anchor is not None:
+                    value = _value(parameter, importance, anchor)
+                    self.value = self.value.to(value) + self.strength * value
         if self.mode == "gradient":
-            gradient = _dense(name, parameter.grad)
-            value = _add_gradient(
-                parameter,
-                gradient,
-                importance,
-                anchor,
-                factor=2 * self.strength,
-                scale=iteration.scale,
-                track=self.track_value,
-            )
-        else:
-            value = _value(parameter, importance, anchor)
-        if value is not None:
-            self.value = self.value.to(value) + self.strength * value
+            _add_gradients(iteration.reached, 2 * self.strength, self.scale)
 
     def _release(self) -> None:
         iteration = self._iteration
-        for handle in iteration.handles:
-            handle.remove()
-        if iteration.optimizer_handle is not None:
-            iteration.optimizer_handle.remove()
+        for handle in (iteration.loss_handle, iteration.optimizer_handle):
+            if handle is not None:
+                handle.remove()
         self._iteration = _Iteration()
 
 
-def _open(iteration: _Iteration, gradient: Tensor) -> None:
-    """Note that the loss itself is being differentiated, and by what it is scaled."""
-    iteration.scale = gradient.detach().reshape(-1)[0]
-    iteration.done.clear()
+def _gradients(awaited: Sequence[_Weighted]) -> _Gradients:
+    gradients = [weighted.parameter.grad for weighted in awaited]
+    return [(grad, 0 if grad is None else grad._version) for grad in gradients]
+
+
+def _changed(awaited: Sequence[_Weighted], before: _Gradients) -> Sequence[_Weighted]:
+    """Find the parameters that have received a gradient since."""
+    return [
+        weighted
+        for weighted, now, old in zip(awaited, _gradients(awaited), before, strict=True)
+        if now[0] is not None and (now[0] is not old[0] or now[1] != old[1])
+    ]
 
 
 def _note_step(
@@ -427,15 +452,6 @@ def _pieces(parameter: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     yield from zip(*(torch.split(tensor.view(-1), _CHUNK) for tensor in tensors), strict=True)
 
 
-def _dense(name: str, gradient: Tensor | None) -> Tensor | None:
-    if gradient is not None and gradient.is_sparse:
-        raise NotImplementedError(
-            f"Expected `{name}` to have a dense gradient, got a sparse one. "
-            "Use mode='proximal', or build the embedding with sparse=False."
-        )
-    return gradient
-
-
 def _value(parameter: Tensor, importance: Tensor, anchor: Tensor) -> Tensor:
     total = importance.new_zeros(())
     for theta, omega, star in _pieces(parameter, importance, anchor):
@@ -443,34 +459,41 @@ def _value(parameter: Tensor, importance: Tensor, anchor: Tensor) -> Tensor:
     return total
 
 
-def _add_gradient(
-    parameter: Tensor,
-    gradient: Tensor | None,
-    importance: Tensor,
-    anchor: Tensor,
-    *,
-    factor: float,
-    scale: Tensor | None,
-    track: bool,
-) -> Tensor | None:
-    """Add the penalty's gradient to the task's; return its value over strength, if tracked."""
-    if gradient is None:
-        return None
-    if scale is not None and scale.device.type == "cpu":
-        factor, scale = factor * float(scale), None
-    rows = gradient if gradient.shape == importance.shape else gradient[: len(importance)]
-    total = importance.new_zeros(()) if track else None
-    for theta, omega, star, grad in _pieces(parameter, importance, anchor, rows):
-        pull = theta - star
-        if total is not None:
-            total += pull.square().mul(omega).sum()
-        if scale is not None:  # reading it would wait for the accelerator
-            pull.mul_(scale)
-        if pull.dtype == omega.dtype == grad.dtype:
-            grad.addcmul_(omega, pull, value=factor)
-        else:
-            grad.add_(omega * pull, alpha=factor)
-    return total
+def _add_gradients(penalised: Iterable[_Weighted], factor: float, scale: Tensor) -> None:
+    """Add the penalty's gradients to the task's, many small tensors at a time."""
+    if scale.device.type == "cpu":
+        factor *= float(scale)
+    pieces: list[tuple[Tensor, ...]] = []
+    size = 0
+    for name, parameter, importance, anchor in penalised:
+        gradient = parameter.grad
+        if importance is None or anchor is None or gradient is None:
+            continue
+        if gradient.is_sparse:
+            raise NotImplementedError(
+                f"Expected `{name}` to have a dense gradient, got a sparse one. "
+                "Use mode='proximal', or build the embedding with sparse=False."
+            )
+        rows = gradient if gradient.shape == importance.shape else gradient[: len(importance)]
+        for piece in _pieces(parameter, importance, anchor, rows):
+            pieces.append(piece)
+            size += piece[0].numel()
+            if size >= (_CHUNK if gradient.device.type == "cpu" else _CHUNK_ELSEWHERE):
+                _pull(pieces, factor, scale)
+                pieces, size = [], 0
+    if pieces:
+        _pull(pieces, factor, scale)
+
+
+def _pull(pieces: Sequence[tuple[Tensor, ...]], factor: float, scale: Tensor) -> None:
+    thetas, omegas, stars, gradients = zip(*pieces, strict=True)
+    pulls = torch._foreach_sub(thetas, stars)
+    if scale.device.type != "cpu":  # reading it would wait for the accelerator
+        torch._foreach_mul_(pulls, scale)
+    if len({tensor.dtype for tensor in (*pulls, *omegas, *gradients)}) == 1:
+        torch._foreach_addcmul_(gradients, omegas, pulls, value=factor)
+    else:
+        torch._foreach_add_(gradients, torch._foreach_mul(omegas, pulls), alpha=factor)
 
 
 def _bound(group: Mapping[str, Any]) -> float:

@@ -227,6 +227,7 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Have the penalty warn before it diverges."""
         self.penalty.warn_if_unstable(strategy, self.importance)
+        self._weight_guard.renew(strategy.model)
 
     def before_backward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Check the loss and arm the penalty."""

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mas_avalanche import penalty as penalty_module
 from mas_avalanche.penalty import (
@@ -66,8 +67,8 @@ def assert_equal(found, expected):
         torch.testing.assert_close(found[name], value, rtol=1e-12, atol=1e-14)
 
 
-def hooks_left(model):
-    return any(p._post_accumulate_grad_hooks for p in model.parameters())
+def hooks_left(strategy):
+    return bool(strategy.loss._backward_hooks)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 1 << 18])
@@ -78,7 +79,7 @@ def test_gradient_is_that_of_loss_plus_penalty_under_any_scale(monkeypatch, chun
     expected = reference_gradients(model, importance, anchor, 0.7, scale)
     step(strategy, penalty, importance, anchor, scale)
     assert_equal(gradients(model), expected)
-    assert not hooks_left(model)
+    assert not hooks_left(strategy)
 
 
 def test_gradient_is_linear_in_the_strength_and_zero_at_the_anchor():
@@ -122,9 +123,69 @@ def test_a_strategy_that_differentiates_something_else_is_told():
     task_loss(model).backward()
     with pytest.raises(RuntimeError, match=r"Expected `strategy.loss` to be differentiated, got a"):
         penalty.after_backward(strategy)
-    assert not hooks_left(model)
+    assert not hooks_left(strategy)
     penalty.before_backward(strategy, importance, anchor)
     penalty.after_backward(strategy)  # no backward pass at all is the strategy's choice
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_gradients_that_are_there_already_are_added_to(set_to_none):
+    model, importance, anchor, strategy, penalty = problem()
+    expected = reference_gradients(model, importance, anchor, 0.7, 0.5)
+    model.add_module("spare", nn.Linear(5, 3).to(DOUBLE))
+    importance |= {"spare.bias": torch.ones(3, dtype=DOUBLE)}
+    anchor |= {"spare.bias": torch.zeros(3, dtype=DOUBLE)}
+    model.spare(torch.ones(5, dtype=DOUBLE)).sum().backward()  # of an earlier iteration
+    earlier = gradients(model)
+    assert earlier["spare.bias"] is not None
+    for _ in range(3):
+        strategy.loss = task_loss(nn.Sequential(model[0], model[1], model[2]))
+        penalty.before_backward(strategy, importance, anchor)
+        (strategy.loss * 0.5).backward()
+        penalty.after_backward(strategy)
+    found = gradients(model)
+    assert torch.equal(found.pop("spare.bias"), earlier["spare.bias"])
+    assert torch.equal(found.pop("spare.weight"), earlier["spare.weight"])
+    assert_equal(found, {name: 3 * value for name, value in expected.items()})
+    model.zero_grad(set_to_none=set_to_none)
+    again = nn.Sequential(model[0], model[1], model[2])
+    strategy.loss = task_loss(again)
+    penalty.before_backward(strategy, importance, anchor)
+    (strategy.loss * 0.5).backward()
+    penalty.after_backward(strategy)
+    assert_equal({name: gradients(model)[name] for name in expected}, expected)
+    assert not set_to_none or model.spare.bias.grad is None
+    assert set_to_none or not model.spare.bias.grad.any()
+
+
+def test_checkpointed_layers_are_penalised_like_others():
+    model, importance, anchor, strategy, penalty = problem()
+    expected = reference_gradients(model, importance, anchor, 0.7)
+    x = torch.linspace(-1, 1, 8, dtype=DOUBLE).reshape(2, 4).requires_grad_()
+    for reentrant in (True, False):
+        model.zero_grad()
+        hidden = checkpoint(model[:2], x, use_reentrant=reentrant)
+        strategy.loss = model[2](hidden).square().mean().reshape(1)
+        penalty.before_backward(strategy, importance, anchor)
+        strategy.loss.backward()
+        penalty.after_backward(strategy)
+        assert_equal(gradients(model), expected)
+
+
+def test_parameters_and_weights_that_were_replaced_are_found():
+    model, importance, anchor, strategy, penalty = problem()
+    step(strategy, penalty, importance, anchor)
+    model[0].weight = nn.Parameter(model[0].weight.detach() + 1.0)
+    importance["2.bias"] = importance["2.bias"] + 1.0
+    anchor["0.bias"] = anchor["0.bias"] - 1.0
+    expected = reference_gradients(model, importance, anchor, 0.7)
+    step(strategy, penalty, importance, anchor)
+    assert_equal(gradients(model), expected)
+    model[2] = nn.Linear(5, 3).to(DOUBLE)
+    penalty.warn_if_unstable(strategy, importance)  # as at the start of each epoch
+    expected = reference_gradients(model, importance, anchor, 0.7)
+    step(strategy, penalty, importance, anchor)
+    assert_equal(gradients(model), expected)
 
 
 def test_loss_may_be_changed_in_place_afterwards():
@@ -241,11 +302,12 @@ def test_sparse_gradients_are_refused_in_the_gradient_form():
 def test_stale_hooks_of_an_interrupted_pass_are_removed():
     model, importance, anchor, strategy, penalty = problem()
     expected = reference_gradients(model, importance, anchor, 0.7)
-    strategy.loss = task_loss(model)
+    strategy.loss = interrupted = task_loss(model)
     penalty.before_backward(strategy, importance, anchor)
     step(strategy, penalty, importance, anchor)
     assert_equal(gradients(model), expected)
-    assert not hooks_left(model)
+    assert not interrupted._backward_hooks
+    assert not hooks_left(strategy)
 
 
 @pytest.mark.parametrize("mode", ["gradient", "proximal"])
@@ -362,6 +424,8 @@ def test_pickles_between_iterations():
     model, importance, anchor, strategy, penalty = problem()
     step(strategy, penalty, importance, anchor)
     again = pickle.loads(pickle.dumps(penalty))
+    new = pickle.dumps(QuadraticPenalty(0.7))
+    assert len(pickle.dumps(penalty)) < len(new) + 200  # no weights, of which there are 43
     model.zero_grad()
     step(strategy, again, importance, anchor)
     assert_equal(gradients(model), reference_gradients(model, importance, anchor, 0.7))

@@ -1,0 +1,96 @@
+"""Under DistributedDataParallel the penalty joins the averaged gradient of the task, once."""
+
+import multiprocessing
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mas_avalanche.penalty import QuadraticPenalty
+
+STRENGTH = 0.7
+OPTIONS = [
+    {},
+    {"gradient_as_bucket_view": True},
+    {"find_unused_parameters": True},
+    {"find_unused_parameters": True, "gradient_as_bucket_view": True},
+]
+
+
+class Heads(nn.Module):
+    """A trunk with a head that takes part and one that does not."""
+
+    def __init__(self, unused):
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk, self.head = nn.Linear(4, 5), nn.Linear(5, 2)
+        self.other = nn.Linear(5, 2) if unused else nn.Identity()
+        self.double()
+
+    def forward(self, x):
+        return self.head(self.trunk(x).tanh())
+
+
+def inputs():
+    return torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def weights(model, prefix=""):
+    return {prefix + name: torch.ones_like(p) for name, p in model.named_parameters()}
+
+
+def gradients(model):
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+    found = []
+    for options in OPTIONS:
+        model = Heads(unused="find_unused_parameters" in options)
+        wrapped = DistributedDataParallel(model, **options)
+        importance = weights(wrapped)
+        anchor = {name: torch.zeros_like(value) for name, value in importance.items()}
+        penalty = QuadraticPenalty(STRENGTH)
+        for _ in range(2):  # buckets are laid out anew after the first pass
+            wrapped.zero_grad(set_to_none=not options.get("gradient_as_bucket_view"))
+            loss = wrapped(inputs()[rank::2]).square().mean()
+            strategy = SimpleNamespace(model=wrapped, loss=loss, optimizer=None)
+            penalty.before_backward(strategy, importance, anchor)
+            loss.backward()
+            penalty.after_backward(strategy)
+        found.append(gradients(model))
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods() or not distributed.is_available(),
+    reason="needs fork and torch.distributed",
+)
+def test_two_processes_train_as_one(tmp_path):
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=work, args=(rank, str(tmp_path))) for rank in (0, 1)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        if worker.is_alive():
+            worker.kill()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    model = Heads(unused=False)
+    loss = model(inputs()).square().mean()
+    (loss + STRENGTH * sum(p.square().sum() for p in model.parameters())).backward()
+    expected = gradients(model)
+    for rank in (0, 1):
+        for found in torch.load(tmp_path / f"{rank}.pt", weights_only=True):
+            assert found.keys() == expected.keys()
+            for name, value in expected.items():
+                torch.testing.assert_close(found[name], value, rtol=1e-12, atol=1e-14)
