@@ -33,6 +33,7 @@ from torch.autograd import Variable
 from torch.optim import SGD, Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from mas_avalanche.per_sample import kernel
 from mas_avalanche.walk import ParameterWalk
 
 __all__ = ["PenaltyMode", "QuadraticPenalty", "StabilityWarning", "penalty_value", "proximal_step"]
@@ -463,6 +464,8 @@ def _add_gradients(penalised: Iterable[_Weighted], factor: float, scale: Tensor)
     """Add the penalty's gradients to the task's, many small tensors at a time."""
     if scale.device.type == "cpu":
         factor *= float(scale)
+    compiled = scale.device.type == "cpu" and kernel.load() is not None
+    whole: dict[torch.dtype, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
     pieces: list[tuple[Tensor, ...]] = []
     size = 0
     for name, parameter, importance, anchor in penalised:
@@ -475,7 +478,11 @@ def _add_gradients(penalised: Iterable[_Weighted], factor: float, scale: Tensor)
                 "Use mode='proximal', or build the embedding with sparse=False."
             )
         rows = gradient if gradient.shape == importance.shape else gradient[: len(importance)]
-        for piece in _pieces(parameter, importance, anchor, rows):
+        walked = (_covered(name, parameter, importance), importance, anchor, rows)
+        if compiled and kernel.alike(*walked):
+            whole.setdefault(rows.dtype, []).append(walked)
+            continue
+        for piece in _pieces(*walked):
             pieces.append(piece)
             size += piece[0].numel()
             if size >= (_CHUNK if gradient.device.type == "cpu" else _CHUNK_ELSEWHERE):
@@ -483,6 +490,8 @@ def _add_gradients(penalised: Iterable[_Weighted], factor: float, scale: Tensor)
                 pieces, size = [], 0
     if pieces:
         _pull(pieces, factor, scale)
+    for dtype, together in whole.items():
+        kernel.add_pulls(together, factor, dtype)
 
 
 def _pull(pieces: Sequence[tuple[Tensor, ...]], factor: float, scale: Tensor) -> None:

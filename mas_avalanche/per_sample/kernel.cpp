@@ -24,6 +24,7 @@ constexpr int64_t block = 128;  // positions whose columns stay in the first cac
 constexpr int64_t rows_of_a_task = 64;
 constexpr int64_t group_bytes = 524288;
 constexpr int64_t group_positions = 1024;
+constexpr int64_t parallel_from = 32768;
 
 template <typename T>
 struct Lanes {
@@ -184,6 +185,15 @@ void channels_last(T* out, const T* in, int64_t images, int64_t channels, int64_
     }
 }
 
+// Adds factor * omega * (theta - star) to gradients: what a quadratic penalty pulls with, in one
+// pass over memory, which is all that it costs.
+template <typename T>
+void add_pull(T* __restrict gradient, const T* __restrict omega, const T* __restrict theta,
+              const T* __restrict star, int64_t count, T factor, int threads) {
+#pragma omp parallel for simd schedule(static) num_threads(threads) if (count > parallel_from)
+  for (int64_t i = 0; i < count; ++i) gradient[i] += factor * omega[i] * (theta[i] - star[i]);
+}
+
 }  // namespace
 
 #define EXPORT(T, NAME)                                                                          \
@@ -197,6 +207,14 @@ void channels_last(T* out, const T* in, int64_t images, int64_t channels, int64_
                                        int64_t threads) {                                        \
     channels_last<T>(out, in, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5],        \
                      static_cast<int>(threads));                                                 \
+  }                                                                                              \
+  extern "C" void add_pulls_##NAME(T* const* gradients, const T* const* omegas,                  \
+                                   const T* const* thetas, const T* const* stars,                \
+                                   const int64_t* counts, int64_t tensors, double factor,        \
+                                   int64_t threads) {                                            \
+    for (int64_t t = 0; t < tensors; ++t)                                                        \
+      add_pull<T>(gradients[t], omegas[t], thetas[t], stars[t], counts[t],                       \
+                  static_cast<T>(factor), static_cast<int>(threads));                            \
   }
 
 EXPORT(float, float)

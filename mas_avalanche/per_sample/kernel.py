@@ -2,9 +2,12 @@
 
 Without it the per-sample gradients of a convolution are written to memory, read again for their
 magnitude and added up, which takes longer than computing them where kernels are large and images
-small. The kernel is compiled on first use if there is a C++ compiler, into the user's cache folder,
-under a name that depends on the source, the compiler and the processor; without a compiler the same
-sums are computed by torch. The environment variable ``MAS_AVALANCHE_KERNEL`` chooses: ``auto`` (the
+small. The pull of a quadratic penalty is added to gradients in one pass over memory, where torch
+needs two and a temporary.
+
+The kernel is compiled on first use if there is a C++ compiler, into the user's cache folder, under
+a name that depends on the source, the compiler and the processor; without a compiler the same sums
+are computed by torch. The environment variable ``MAS_AVALANCHE_KERNEL`` chooses: ``auto`` (the
 default), ``off``, or ``require``, which makes a failure an error.
 """
 
@@ -31,7 +34,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from mas_avalanche.per_sample.gradients import Convolution, Settings
 
-__all__ = ["add_convolutions", "add_products", "load", "usable"]
+__all__ = ["add_convolutions", "add_products", "add_pulls", "alike", "load", "usable"]
 
 _LOG = logging.getLogger("mas_avalanche")
 _SOURCE = Path(__file__).with_name("kernel.cpp")
@@ -110,6 +113,39 @@ def add_convolutions(
             layout = _Layout(places, shifted, length, rows, sums[0].numel())
             _call(sums[part], a_last, d_last[..., part], layout, settings.power)
     total.add_(sums.movedim(-1, 1))
+
+
+def alike(*tensors: Tensor) -> bool:
+    """Say whether the kernel can walk tensors together, number by number, once it is loaded."""
+    first, *others = tensors
+    shape, strides = first.shape, first.stride()
+    return (
+        first.dtype in _NAMES
+        and all(t.device.type == "cpu" and t.dtype == first.dtype for t in tensors)
+        and all(t.shape == shape and t.stride() == strides for t in others)
+        and (first.is_contiguous() or first.is_contiguous(memory_format=torch.channels_last))
+    )
+
+
+def add_pulls(
+    pieces: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], factor: float, dtype: torch.dtype
+) -> None:
+    r"""Add :math:`c \, \Omega (\theta - \theta^*)` to gradients, in place.
+
+    Args:
+        pieces: Parameter, importance, anchor and gradient, each four :func:`alike`.
+        factor: The factor c.
+        dtype: The type of all of them.
+    """
+    pointers = [
+        (ctypes.c_void_p * len(pieces))(*[tensor.data_ptr() for tensor in column])
+        for column in zip(*pieces, strict=True)
+    ]
+    thetas, omegas, stars, gradients = pointers
+    counts = _integers([piece[0].numel() for piece in pieces])
+    function = getattr(_library(), f"add_pulls_{_NAMES[dtype]}")
+    threads = torch.get_num_threads()
+    function(gradients, omegas, thetas, stars, counts, len(pieces), factor, threads)
 
 
 def _offsets(counts: Sequence[int], strides: Sequence[int]) -> list[int]:
@@ -243,15 +279,18 @@ def load() -> ctypes.CDLL | None:
         )
     if mode == "off":
         return None
-    library, reason = _build(_cache_folder())
+    library, reason = _build(
+        _cache_folder(os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME"))
+    )
     if library is None and mode == "require":
         raise RuntimeError(f"Expected the compiled kernel to be there, got none. {reason}")
     return library
 
 
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "mas_avalanche"
+@functools.cache  # asked for in every iteration
+def _cache_folder(cache: str | None, home: str | None) -> Path:
+    del home  # Path.home() reads it
+    return Path(cache or Path.home() / ".cache") / "mas_avalanche"
 
 
 @functools.cache
@@ -276,6 +315,13 @@ def _build(folder: Path) -> tuple[ctypes.CDLL | None, str]:
             ctypes.c_int64
         ]
         getattr(library, f"channels_last_{name}").restype = None
+        getattr(library, f"add_pulls_{name}").argtypes = [
+            *[ctypes.c_void_p] * 5,
+            ctypes.c_int64,
+            ctypes.c_double,
+            ctypes.c_int64,
+        ]
+        getattr(library, f"add_pulls_{name}").restype = None
         getattr(library, f"lanes_{name}").restype = ctypes.c_int64
     return library, ""
 

@@ -71,6 +71,12 @@ def hooks_left(strategy):
     return bool(strategy.loss._backward_hooks)
 
 
+@pytest.fixture(params=["off", "auto"])
+def kernel_mode(request, monkeypatch):
+    monkeypatch.setenv("MAS_AVALANCHE_KERNEL", request.param)
+
+
+@pytest.mark.usefixtures("kernel_mode")
 @pytest.mark.parametrize("chunk", [1, 3, 1 << 18])
 @pytest.mark.parametrize("scale", [1.0, 0.25, 2.0**16])
 def test_gradient_is_that_of_loss_plus_penalty_under_any_scale(monkeypatch, chunk, scale):
@@ -220,6 +226,7 @@ def test_parameters_without_a_task_gradient_are_left_alone(mode):
     assert torch.equal(model.spare.weight, before)
 
 
+@pytest.mark.usefixtures("kernel_mode")
 @pytest.mark.parametrize("mode", ["gradient", "proximal"])
 def test_rows_that_have_grown_are_free(mode):
     model, importance, anchor, strategy, penalty = problem(mode=mode)
@@ -244,6 +251,7 @@ def test_rows_that_have_grown_are_free(mode):
     assert not torch.equal(model[2].weight, plain["2.weight"])
 
 
+@pytest.mark.usefixtures("kernel_mode")
 def test_strided_parameters_are_walked_like_others():
     torch.manual_seed(0)
     model = nn.Conv2d(3, 4, 3).to(DOUBLE)

@@ -126,3 +126,36 @@ def test_a_folder_that_others_may_write_is_refused(fresh, mode):
     mode("require")
     with pytest.raises(RuntimeError, match=r"somebody else|no C"):
         kernel.load()
+
+
+@compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pulls_are_those_of_torch(dtype, threads):
+    torch.manual_seed(0)
+    shapes = [(), (1,), (7, 33), (3, 5, 3, 3), (70_001,)]
+    pieces = [tuple(torch.randn(shape, dtype=dtype) for _ in range(4)) for shape in shapes]
+    conv = tuple(t.to(memory_format=torch.channels_last) for t in pieces[3])
+    pieces[3] = conv
+    assert all(kernel.alike(*piece) for piece in pieces)
+    expected = [g.double() + 0.3 * o.double() * (t - s).double() for t, o, s, g in pieces]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        kernel.add_pulls(pieces, 0.3, dtype)
+    finally:
+        torch.set_num_threads(before)
+    for (*_, gradient), value in zip(pieces, expected, strict=True):
+        tolerance = 1e-14 if dtype is torch.float64 else 1e-6
+        torch.testing.assert_close(gradient.double(), value, rtol=tolerance, atol=tolerance)
+
+
+def test_tensors_of_unlike_layout_are_not_walked_together():
+    plain = torch.ones(2, 3, 4, 5)
+    assert kernel.alike(plain, plain)
+    assert not kernel.alike(plain, plain.double())
+    assert not kernel.alike(plain.half(), plain.half())
+    assert not kernel.alike(plain, plain[:1])
+    assert not kernel.alike(plain, plain.to(memory_format=torch.channels_last))
+    assert not kernel.alike(plain[:, :2], plain[:, :2])
+    assert not kernel.alike(plain.to("meta"), plain.to("meta"))
