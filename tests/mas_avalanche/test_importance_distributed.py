@@ -1,17 +1,16 @@
 """Two processes, each with its share of the data, end with the importance of one."""
 
-import multiprocessing
-from pathlib import Path
-
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from mas_avalanche.importance import estimate_importance
-from tests import oracles
+from tests import oracles, processes
+
+pytestmark = processes.MARKS
 
 
 def _model():
@@ -52,11 +51,8 @@ def _stops(x):
     }
 
 
-def _work(rank, folder):
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
-    )
+def _work(rank):
+    del rank  # the group knows it
     model, x = _model(), _inputs()
     results = {}
     for name, (data, arguments) in _forms(x).items():
@@ -71,26 +67,11 @@ def _work(rank, folder):
         found = estimate_importance(model, data, **arguments)
         results[name] = (dict(found), found.num_samples, found.relative_error)
     wrapped(x).sum().backward()  # the wrapper still works
-    torch.save(results, Path(folder) / f"{rank}.pt")
-    distributed.destroy_process_group()
+    return results
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
-@pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods() or not distributed.is_available(),
-    reason="needs fork and torch.distributed",
-)
 def test_two_processes_end_with_the_importance_of_one(tmp_path):
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_work, args=(rank, str(tmp_path))) for rank in (0, 1)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        if worker.is_alive():
-            worker.kill()
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    both = processes.in_two(_work, tmp_path)
     model, x = _model(), _inputs()
     for name in (*_forms(x), "sampler"):
         count = {"max-samples": 7, "max-samples-of-batches": 7, "one-sample": 1}.get(name, 14)

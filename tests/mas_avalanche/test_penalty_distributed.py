@@ -1,15 +1,15 @@
 """Under DistributedDataParallel the penalty joins the averaged gradient of the task, once."""
 
-import multiprocessing
-from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mas_avalanche.penalty import QuadraticPenalty
+from tests import processes
+
+pytestmark = processes.MARKS
 
 STRENGTH = 0.7
 OPTIONS = [
@@ -46,11 +46,7 @@ def gradients(model):
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def work(rank, folder):
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
-    )
+def work(rank):
     found = []
     for options in OPTIONS:
         model = Heads(unused="find_unused_parameters" in options)
@@ -66,31 +62,17 @@ def work(rank, folder):
             loss.backward()
             penalty.after_backward(strategy)
         found.append(gradients(model))
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    distributed.destroy_process_group()
+    return found
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
-@pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods() or not distributed.is_available(),
-    reason="needs fork and torch.distributed",
-)
 def test_two_processes_train_as_one(tmp_path):
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=work, args=(rank, str(tmp_path))) for rank in (0, 1)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        if worker.is_alive():
-            worker.kill()
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    both = processes.in_two(work, tmp_path)
     model = Heads(unused=False)
     loss = model(inputs()).square().mean()
     (loss + STRENGTH * sum(p.square().sum() for p in model.parameters())).backward()
     expected = gradients(model)
-    for rank in (0, 1):
-        for found in torch.load(tmp_path / f"{rank}.pt", weights_only=True):
+    for results in both:
+        for found in results:
             assert found.keys() == expected.keys()
             for name, value in expected.items():
                 torch.testing.assert_close(found[name], value, rtol=1e-12, atol=1e-14)
