@@ -94,20 +94,16 @@ class WeightGuard:
     weights may have an infinite sum, so a suspicion is looked into before anything is raised.
 
     Picklable; holds a few scalars at most.
+
+    Args:
+        walk: Lists the parameters; whoever shares it renews it. None: one of its own, for a model
+            whose modules stay the same.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, walk: ParameterWalk | None = None) -> None:
         self._pending: list[Tensor] = []
         self._seen = 0
-        self._walk = ParameterWalk()
-
-    def renew(self, model: nn.Module) -> None:
-        """Take note of the modules of a model, where they may have changed.
-
-        Args:
-            model: The network about to be trained.
-        """
-        self._walk.renew(model)
+        self._walk = walk or ParameterWalk()
 
     def watch(self, model: nn.Module) -> None:
         """Take note of the weights after an iteration's update.

@@ -174,6 +174,8 @@ class QuadraticPenalty:
             the task's gradient and before the penalty's is added, in both modes and also where
             nothing is penalised.
         scale: The factor by which the loss was scaled in the last backward pass, a scalar.
+        walk: Lists the parameters of the model in each iteration; :meth:`warn_if_unstable` renews
+            it, as a model may have changed before an epoch.
 
     Raises:
         ValueError: If ``strength`` is negative or not finite, or ``mode`` is unknown.
@@ -194,7 +196,7 @@ class QuadraticPenalty:
         self._warned = False
         self._largest: dict[str, float] = {}
         self._iteration = _Iteration()
-        self._walk = ParameterWalk()
+        self.walk = ParameterWalk()
 
     @property
     def strength(self) -> float:
@@ -232,7 +234,7 @@ class QuadraticPenalty:
         iteration = self._iteration
         pulled = self.mode == "gradient" or self.track_value
         awaited = []
-        for name, parameter in self._walk(strategy.model):
+        for name, parameter in self.walk(strategy.model):
             weight = importance.get(name)
             if weight is not None:
                 _covered(name, parameter, weight)
@@ -245,11 +247,11 @@ class QuadraticPenalty:
             iteration.loss_handle = strategy.loss.register_hook(partial(self._on_loss, iteration))
         if self.mode == "proximal" and importance:
             iteration.optimizer_handle = strategy.optimizer.register_step_post_hook(
-                partial(_note_step, iteration, strategy.model, importance)
+                partial(self._note_step, iteration, strategy.model, importance)
             )
 
     def after_backward(self, strategy: _Strategy) -> None:
-        """Remove the hooks of this iteration's backward pass.
+        """Remove the hook of this iteration's backward pass.
 
         Args:
             strategy: The strategy whose ``loss`` was differentiated.
@@ -295,7 +297,7 @@ class QuadraticPenalty:
             for group in strategy.optimizer.param_groups
             for parameter in group["params"]
         }
-        for name, parameter in strategy.model.named_parameters():
+        for name, parameter in self.walk(strategy.model):
             if name in stepped and id(parameter) in rates:
                 step = 2 * rates[id(parameter)] * self.strength
                 proximal_step(parameter, importance[name], anchor[name], step)
@@ -315,7 +317,7 @@ class QuadraticPenalty:
             importance: Weight of each entry, by parameter name, as it will be given to
                 :meth:`before_backward`.
         """
-        self._walk.renew(strategy.model)
+        self.walk.renew(strategy.model)
         self._largest = {}
         if not self._warned and self.mode == "gradient" and isinstance(strategy.optimizer, SGD):
             self._largest = {name: float(value.max()) for name, value in importance.items()}
@@ -381,6 +383,23 @@ class QuadraticPenalty:
         if self.mode == "gradient":
             _add_gradients(iteration.reached, 2 * self.strength, self.scale)
 
+    def _note_step(
+        self,
+        iteration: _Iteration,
+        model: nn.Module,
+        importance: Mapping[str, Tensor],
+        optimizer: Optimizer,
+        args: Any,
+        kwargs: Any,
+    ) -> None:
+        """Note which penalised parameters a true step of the optimizer has moved."""
+        del optimizer, args, kwargs
+        iteration.stepped = {
+            name
+            for name, parameter in self.walk(model)
+            if name in importance and parameter.grad is not None
+        }
+
     def _release(self) -> None:
         iteration = self._iteration
         for handle in (iteration.loss_handle, iteration.optimizer_handle):
@@ -401,23 +420,6 @@ def _changed(awaited: Sequence[_Weighted], before: _Gradients) -> Sequence[_Weig
         for weighted, now, old in zip(awaited, _gradients(awaited), before, strict=True)
         if now[0] is not None and (now[0] is not old[0] or now[1] != old[1])
     ]
-
-
-def _note_step(
-    iteration: _Iteration,
-    model: nn.Module,
-    importance: Mapping[str, Tensor],
-    optimizer: Optimizer,
-    args: Any,
-    kwargs: Any,
-) -> None:
-    """Note which penalised parameters a true step of the optimizer has moved."""
-    del optimizer, args, kwargs
-    iteration.stepped = {
-        name
-        for name, parameter in model.named_parameters()
-        if name in importance and parameter.grad is not None
-    }
 
 
 def _covered(name: str, parameter: Tensor, importance: Tensor) -> Tensor:
@@ -477,7 +479,7 @@ def _add_gradients(penalised: Iterable[_Weighted], factor: float, scale: Tensor)
                 f"Expected `{name}` to have a dense gradient, got a sparse one. "
                 "Use mode='proximal', or build the embedding with sparse=False."
             )
-        rows = gradient if gradient.shape == importance.shape else gradient[: len(importance)]
+        rows = _covered(name, gradient, importance)
         walked = (_covered(name, parameter, importance), importance, anchor, rows)
         if compiled and kernel.alike(*walked):
             whole.setdefault(rows.dtype, []).append(walked)
@@ -490,8 +492,8 @@ def _add_gradients(penalised: Iterable[_Weighted], factor: float, scale: Tensor)
                 pieces, size = [], 0
     if pieces:
         _pull(pieces, factor, scale)
-    for dtype, together in whole.items():
-        kernel.add_pulls(together, factor, dtype)
+    for together in whole.values():
+        kernel.add_pulls(together, factor)
 
 
 def _pull(pieces: Sequence[tuple[Tensor, ...]], factor: float, scale: Tensor) -> None:

@@ -129,7 +129,7 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.importance_seconds: list[float] = []
         self._num_parts = 0  # of the present task of an online stream
         self._loss_guard = LossGuard()
-        self._weight_guard = WeightGuard()
+        self._weight_guard = WeightGuard(self.penalty.walk)
 
     @property
     def lambda_reg(self) -> float:
@@ -227,7 +227,6 @@ class MASPlugin(SupervisedPlugin):  # type: ignore[misc]
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Have the penalty warn before it diverges."""
         self.penalty.warn_if_unstable(strategy, self.importance)
-        self._weight_guard.renew(strategy.model)
 
     def before_backward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Check the loss and arm the penalty."""

@@ -47,7 +47,6 @@ from mas_avalanche.consolidation import grow_rows, move_to_model
 from mas_avalanche.guard import check_weights
 from mas_avalanche.penalty import QuadraticPenalty
 from mas_avalanche.state import check_state, check_weighted
-from mas_avalanche.walk import ParameterWalk
 
 __all__ = ["SIPlugin"]
 
@@ -92,7 +91,6 @@ class SIPlugin(SupervisedPlugin):  # type: ignore[misc]
         self._before: dict[str, Tensor] = {}
         self._has_stepped = False
         self._step_hook: RemovableHandle | None = None
-        self._walk = ParameterWalk()
 
     @property
     def si_lambda(self) -> float:
@@ -163,7 +161,6 @@ class SIPlugin(SupervisedPlugin):  # type: ignore[misc]
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Warn before the penalty diverges at the present learning rate."""
-        self._walk.renew(strategy.model)
         self.penalty.warn_if_unstable(strategy, self.importance)
 
     @torch.no_grad()
@@ -171,7 +168,7 @@ class SIPlugin(SupervisedPlugin):  # type: ignore[misc]
         """Let the penalty join the backward pass, and note what gradients already hold."""
         self._earlier = {
             name: p.grad.clone()
-            for name, p in self._walk(strategy.model)
+            for name, p in self.penalty.walk(strategy.model)
             if name in self._path and p.grad is not None
         }
         if not self._earlier:
@@ -194,7 +191,7 @@ class SIPlugin(SupervisedPlugin):  # type: ignore[misc]
     @torch.no_grad()
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Note the values before the optimizer's step."""
-        parameters = dict(self._walk(strategy.model))
+        parameters = dict(self.penalty.walk(strategy.model))
         self._before = {name: parameters[name].detach().clone() for name in self._gradient}
         self._has_stepped = False
         self._unhook()
@@ -205,7 +202,7 @@ class SIPlugin(SupervisedPlugin):  # type: ignore[misc]
         """Add the step's part to the path integral, if the optimizer made one."""
         self._unhook()
         if self._has_stepped:
-            parameters = dict(self._walk(strategy.model))
+            parameters = dict(self.penalty.walk(strategy.model))
             for name, before in self._before.items():
                 step = parameters[name] - before
                 self._path[name].addcmul_(self._gradient[name], step, value=-1 / self._num_passes)

@@ -44,8 +44,16 @@ _NAMES = {torch.float32: "float", torch.float64: "double"}
 
 def usable(x: Tensor, total: Tensor) -> bool:
     """Say whether the kernel can work on these tensors, compiling it if need be."""
-    on_cpu = x.device.type == "cpu" and total.device.type == "cpu"
-    return on_cpu and x.dtype == total.dtype and total.dtype in _NAMES and load() is not None
+    return _of_one_kind(x, total) and load() is not None
+
+
+def _of_one_kind(first: Tensor, *others: Tensor) -> bool:
+    """Say whether tensors are on the CPU and of one type, for which there is a kernel."""
+    return (
+        first.dtype in _NAMES
+        and first.device.type == "cpu"
+        and all(t.device.type == "cpu" and t.dtype == first.dtype for t in others)
+    )
 
 
 def add_products(total: Tensor, x: Tensor, delta: Tensor, settings: "Settings") -> None:
@@ -115,27 +123,23 @@ def add_convolutions(
     total.add_(sums.movedim(-1, 1))
 
 
-def alike(*tensors: Tensor) -> bool:
+def alike(first: Tensor, *others: Tensor) -> bool:
     """Say whether the kernel can walk tensors together, number by number, once it is loaded."""
-    first, *others = tensors
     shape, strides = first.shape, first.stride()
     return (
-        first.dtype in _NAMES
-        and all(t.device.type == "cpu" and t.dtype == first.dtype for t in tensors)
+        _of_one_kind(first, *others)
         and all(t.shape == shape and t.stride() == strides for t in others)
         and (first.is_contiguous() or first.is_contiguous(memory_format=torch.channels_last))
     )
 
 
-def add_pulls(
-    pieces: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], factor: float, dtype: torch.dtype
-) -> None:
+def add_pulls(pieces: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], factor: float) -> None:
     r"""Add :math:`c \, \Omega (\theta - \theta^*)` to gradients, in place.
 
     Args:
-        pieces: Parameter, importance, anchor and gradient, each four :func:`alike`.
+        pieces: Parameter, importance, anchor and gradient, each four :func:`alike`, and all of
+            one type; at least one piece.
         factor: The factor c.
-        dtype: The type of all of them.
     """
     pointers = [
         (ctypes.c_void_p * len(pieces))(*[tensor.data_ptr() for tensor in column])
@@ -143,7 +147,7 @@ def add_pulls(
     ]
     thetas, omegas, stars, gradients = pointers
     counts = _integers([piece[0].numel() for piece in pieces])
-    function = getattr(_library(), f"add_pulls_{_NAMES[dtype]}")
+    function = getattr(_library(), f"add_pulls_{_NAMES[pieces[0][0].dtype]}")
     threads = torch.get_num_threads()
     function(gradients, omegas, thetas, stars, counts, len(pieces), factor, threads)
 

@@ -38,10 +38,6 @@ def inputs():
     return torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def weights(model, prefix=""):
-    return {prefix + name: torch.ones_like(p) for name, p in model.named_parameters()}
-
-
 def gradients(model):
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
@@ -51,7 +47,7 @@ def work(rank):
     for options in OPTIONS:
         model = Heads(unused="find_unused_parameters" in options)
         wrapped = DistributedDataParallel(model, **options)
-        importance = weights(wrapped)
+        importance = {name: torch.ones_like(p) for name, p in wrapped.named_parameters()}
         anchor = {name: torch.zeros_like(value) for name, value in importance.items()}
         penalty = QuadraticPenalty(STRENGTH)
         for _ in range(2):  # buckets are laid out anew after the first pass

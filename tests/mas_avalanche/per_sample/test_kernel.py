@@ -135,14 +135,13 @@ def test_pulls_are_those_of_torch(dtype, threads):
     torch.manual_seed(0)
     shapes = [(), (1,), (7, 33), (3, 5, 3, 3), (70_001,)]
     pieces = [tuple(torch.randn(shape, dtype=dtype) for _ in range(4)) for shape in shapes]
-    conv = tuple(t.to(memory_format=torch.channels_last) for t in pieces[3])
-    pieces[3] = conv
+    pieces[3] = tuple(t.to(memory_format=torch.channels_last) for t in pieces[3])
     assert all(kernel.alike(*piece) for piece in pieces)
     expected = [g.double() + 0.3 * o.double() * (t - s).double() for t, o, s, g in pieces]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        kernel.add_pulls(pieces, 0.3, dtype)
+        kernel.add_pulls(pieces, 0.3)
     finally:
         torch.set_num_threads(before)
     for (*_, gradient), value in zip(pieces, expected, strict=True):
